@@ -1,0 +1,86 @@
+"""The command line: ``xrl train|test|benchmark|config --method M --env E --env-id ID key=value ...``"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import xrl
+from xrl.common.config import describe, load_config
+from xrl.common.errors import ConfigError, XrlError
+
+_COMMANDS = {
+    "train": "train, then save the final model",
+    "test": "play the newest saved model of this method and env_id",
+    "benchmark": "train while evaluating on a fixed grid; keep the best model and write the curve",
+    "config": "print every key of the resolved config: value, where it came from, unit and meaning",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, 2 for a mistake the user can mend, 130 for Ctrl-C."""
+    arguments = _parser().parse_intermixed_args(argv)
+    try:
+        _import_user_module(arguments.module)
+        _run(arguments)
+    except XrlError as error:
+        print(f"xrl: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("xrl: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    commands = "\n".join(f"  {name:10} {text}" for name, text in _COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="xrl", description=f"commands:\n{commands}", formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="example: xrl train --method DreamerV2 --env atari --env-id ALE/Pong-v5 running_steps=1e6 seed=3",
+        allow_abbrev=False)
+    parser.add_argument("command", choices=list(_COMMANDS))
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config keys, dotted for sections")
+    parser.add_argument("--method", help="name of the method, e.g. DreamerV2")
+    parser.add_argument("--env", help="environment family, e.g. classic_control")
+    parser.add_argument("--env-id", help="environment in the family, e.g. CartPole-v1")
+    parser.add_argument("--config", metavar="PATH", help="YAML file over the shipped defaults")
+    parser.add_argument("--import", dest="module", metavar="MODULE", help="import this first: it registers your own")
+    parser.add_argument("--version", action="version", version=f"xrl {xrl.__version__}")
+    return parser
+
+
+def _import_user_module(name: str | None) -> None:
+    """Import a module from the current folder (or an installed one), as ``python -m`` would find it."""
+    if name is None:
+        return
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise  # the module exists; something it imports does not
+        raise ConfigError(f"command line: --import: no module named {name!r} in {os.getcwd()} or installed; "
+                          "give its name without .py") from None
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    # Resolved here first so that an error in --method, --env or --env-id names the command line, not a keyword.
+    resolved = load_config(arguments.method, arguments.env, arguments.env_id, arguments.config, arguments.overrides)
+    if arguments.command == "config":
+        print(describe(resolved.config, resolved.origins))
+        return
+    runner = xrl.get_runner(
+        method=arguments.method, env=arguments.env, env_id=arguments.env_id, config_path=arguments.config,
+        is_test=arguments.command == "test", assignments=arguments.overrides)
+    if arguments.command == "benchmark":
+        runner.benchmark()
+    else:
+        runner.run(mode=arguments.command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

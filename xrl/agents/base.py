@@ -1,0 +1,248 @@
+"""The agent: what a runner sees of any method, and the only interaction loop there is."""
+
+from __future__ import annotations
+
+import sys
+from abc import ABC, abstractmethod
+from argparse import Namespace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xrl.agents.evaluation import play
+from xrl.agents.model_file import load_model_file, save_model_file
+from xrl.agents.monitor import MetricLog, Progress
+from xrl.common.callback import Callback, Episode, Evaluation
+from xrl.common.config import as_config, save_config
+from xrl.common.errors import ConfigError, NumericalError
+from xrl.common.interrupt import Interrupt, deferred_interrupt
+from xrl.common.row import Row
+from xrl.common.run_folder import INTERRUPTED_MODEL, LAST_GOOD_MODEL, find_model, new_run_folder
+from xrl.common.seeding import EVALUATION_SEED, numpy_generator, seed_everything, torch_generator
+from xrl.configs.schemas.base import RunConfig
+from xrl.environment import RowEnvs, make_envs
+from xrl.learners.base import Learner
+
+Config = TypeVar("Config", bound=RunConfig)
+
+
+class Agent(ABC, Generic[Config]):
+    """The composition root of a method: policy, learner, memory and cadence.
+
+    A method builds its networks in ``__init__`` (after ``super().__init__``) and supplies ``initial_state``,
+    ``act``, ``observe`` and ``update``. Counters: ``agent_steps`` (actions taken, summed over environments;
+    a reset is none), ``frames`` (agent steps x action repeat), ``updates``.
+
+    Args:
+        config: schema object, dict or Namespace, e.g. from ``get_configs``.
+        envs: from ``make_envs``; the agent steps them and leaves closing them to whoever opened them.
+        callbacks: told of everything that happens, after the agent's own log and progress bar.
+    """
+
+    policy: torch.nn.Module
+    learner: Learner
+
+    def __init__(self, config: Config | Mapping[str, Any] | Namespace, envs: RowEnvs,
+                 callbacks: Sequence[Callback] = ()) -> None:
+        self.config: Config = as_config(config)  # type: ignore[assignment]
+        self.envs = envs
+        self.device = select_device(self.config.device)
+        self.callbacks: list[Callback] = [MetricLog(), Progress(), *callbacks]
+        self.agent_steps = 0
+        self.row: Row | None = None
+        self.state: Any = None
+        self.scores = np.zeros(envs.num_envs)
+        self.lengths = np.zeros(envs.num_envs, dtype=np.int64)
+        self.interrupt = Interrupt()
+        self._folder: Path | None = None
+        seed_everything(self.config.seed)
+        self.rng = numpy_generator(self.config.seed, "memory and random actions")
+        self.generator = torch_generator(self.config.seed, "acting", self.device)
+
+    # What a method supplies ------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def initial_state(self, num_envs: int) -> Any:
+        """What ``act`` carries from step to step, before the first row."""
+
+    @abstractmethod
+    def act(self, row: Row, state: Any, generator: torch.Generator, explore: bool) -> tuple[np.ndarray, Any]:
+        """Choose actions (E, A) after ``row``. Depends on nothing but its arguments and the weights."""
+
+    @abstractmethod
+    def observe(self, row: Row) -> None:
+        """Store a row of the training environments."""
+
+    @abstractmethod
+    def update(self, new_steps: int) -> None:
+        """Learn, if it is time; ``new_steps`` agent steps were just made. Calls ``updated`` after each update."""
+
+    def training_action(self) -> np.ndarray:
+        """The next action (E, A) in training; methods that begin with random actions override this."""
+        assert self.row is not None
+        action, self.state = self.act(self.row, self.state, self.generator, explore=True)
+        return action
+
+    # Counters --------------------------------------------------------------------------------------------------
+
+    @property
+    def updates(self) -> int:
+        return self.learner.updates
+
+    @property
+    def frames(self) -> int:
+        return self.agent_steps * self.envs.action_repeat
+
+    @property
+    def counters(self) -> dict[str, int]:
+        return {"agent_steps": self.agent_steps, "frames": self.frames, "updates": self.updates}
+
+    # The loop --------------------------------------------------------------------------------------------------
+
+    def train(self, train_steps: int) -> None:
+        """Train for ``train_steps`` x parallels agent steps, from wherever the agent stands; call it again to go on.
+
+        Raises:
+            KeyboardInterrupt: after Ctrl-C, when the step under way is done and a model is saved.
+            NumericalError: a loss is not finite; the weights from before it are saved.
+        """
+        self.train_until(self.agent_steps + train_steps * self.envs.num_envs)
+
+    def train_until(self, target: int) -> None:
+        """Train until ``agent_steps`` reaches ``target``; the last step may pass it by parallels - 1."""
+        self.notify("on_train_begin", target)
+        try:
+            with self._saving(), deferred_interrupt() as self.interrupt:
+                if self.row is None:
+                    self.restart_episodes()
+                while self.agent_steps < target:
+                    self._step()
+                    self.interrupt.raise_if_pending()
+        finally:
+            self.notify("on_train_end")
+
+    def _step(self) -> None:
+        """One step of every environment, and whatever learning is due."""
+        self.row = row = self.envs.step(self.training_action())
+        new_steps = int((~row.is_first).sum())
+        self.agent_steps += new_steps
+        self.observe(row)
+        self._track_episodes(row)
+        self.update(new_steps)
+        self.notify("on_step")
+
+    def restart_episodes(self) -> None:
+        """Reset every environment; the episodes under way end here, cut, as the next row's is_first tells."""
+        self.row = self.envs.reset()
+        self.state = self.initial_state(self.envs.num_envs)
+        self.scores[:] = 0
+        self.lengths[:] = 0
+        self.observe(self.row)
+
+    def _track_episodes(self, row: Row) -> None:
+        self.scores = np.where(row.is_first, 0.0, self.scores + row.reward)
+        self.lengths = np.where(row.is_first, 0, self.lengths + 1)
+        for env in np.flatnonzero(row.is_last):
+            self.notify("on_episode_end", Episode(float(self.scores[env]), int(self.lengths[env]), int(env)))
+
+    def updated(self, metrics: dict[str, Tensor]) -> None:
+        """For methods: one update is done. On a CPU its health is checked at once, which costs nothing there;
+        on a GPU whenever the log is written (a bad update leaves the weights as they were)."""
+        if self.device.type == "cpu":
+            self.learner.check(metrics)
+        self.notify("on_update", metrics)
+
+    def notify(self, event: str, *arguments: Any) -> None:
+        for callback in self.callbacks:
+            getattr(callback, event)(self, *arguments)
+
+    @contextmanager
+    def _saving(self) -> Iterator[None]:
+        """On Ctrl-C and on a numerical error, save before the exception goes on."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            print(f"interrupted; saved {self.save_model(INTERRUPTED_MODEL)}", file=sys.stderr)
+            raise
+        except NumericalError as error:
+            raise NumericalError(f"{error}; saved as {self.save_model(LAST_GOOD_MODEL)}") from error
+
+    # Evaluation ------------------------------------------------------------------------------------------------
+
+    def evaluate(self, episodes: int, seed_offset: int = EVALUATION_SEED, render_mode: str | None = None) -> Evaluation:
+        """Play whole episodes with the policy's mode, on fresh environments with seeds of their own.
+
+        Nothing of the training is touched: neither its environments nor its generators nor its latent state, so
+        a run with evaluations is, weight for weight, the run without them.
+        """
+        side_by_side = 1 if render_mode == "human" else min(episodes, 20)
+        generator = torch_generator(self.config.seed + seed_offset, "evaluation", self.device)
+        with make_envs(self.config, seed_offset=seed_offset, parallels=side_by_side, render_mode=render_mode) as envs:
+            return play(self.act, self.initial_state(side_by_side), envs, episodes, generator,
+                        self.interrupt.raise_if_pending)
+
+    def test(self, episodes: int | None = None) -> list[float]:
+        """Evaluate without a runner: the raw returns of ``episodes`` (default: test_episode) episodes."""
+        evaluation = self.evaluate(episodes or self.config.test_episode)
+        self.notify("on_evaluation", evaluation)
+        return list(evaluation.scores)
+
+    # Saving and loading ----------------------------------------------------------------------------------------
+
+    @property
+    def folder(self) -> Path:
+        """The run folder, made and given its config.yaml when first asked for."""
+        if self._folder is None:
+            self._folder = new_run_folder(self.config)
+            save_config(self.config, self._folder / "config.yaml")
+        return self._folder
+
+    def save_model(self, name: str) -> Path:
+        """Write weights, optimisers, counters and config; a bare name goes into the run folder. Returns the path."""
+        path = Path(name) if Path(name).parent != Path() else self.folder / name
+        save_model_file(path, self)
+        return path
+
+    def load_model(self, place: str | Path) -> Path:
+        """Load what ``save_model`` wrote: a file, a run folder, or a folder of run folders (see ``find_model``).
+
+        Raises:
+            ModelFileError: not found, damaged, or of another method, format or shape; nothing is changed then.
+        """
+        path = find_model(Path(place))
+        load_model_file(path, self)
+        return path
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"agent_steps": self.agent_steps, "policy": self.policy.state_dict(),
+                "learner": self.learner.state_dict(), "generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.agent_steps = int(state["agent_steps"])
+        self.policy.load_state_dict(state["policy"])
+        self.learner.load_state_dict(state["learner"])
+        self.generator.set_state(state["generator"].cpu())
+
+    def finish(self) -> None:
+        """Close the log. The environments stay with whoever opened them."""
+        for callback in self.callbacks:
+            callback.on_finish(self)
+
+
+def select_device(name: str) -> torch.device:
+    """"auto", "cpu", "cuda" or "cuda:N" -> a device that exists. Raises ConfigError."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device: {name!r} is no device; use auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device: {name!r}: this machine has {torch.cuda.device_count()} CUDA devices; "
+                          "use device: auto, or cpu")
+    return device

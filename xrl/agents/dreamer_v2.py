@@ -1,0 +1,116 @@
+"""DreamerV2 put together: replay, world-model policy, learner, and when each has its turn."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from xrl.agents.base import Agent
+from xrl.common.callback import Callback
+from xrl.common.row import Row
+from xrl.common.schedule import Every
+from xrl.common.seeding import torch_generator
+from xrl.configs.schemas.dreamer_v2 import DreamerV2Config
+from xrl.environment import RowEnvs
+from xrl.learners.dreamer_v2 import DreamerV2Learner
+from xrl.memory import SequenceReplay, check_fits
+from xrl.policies.dreamer_v2 import DreamerV2Policy
+from xrl.world_models.rssm import State
+
+
+class DreamerV2Agent(Agent[DreamerV2Config]):
+    """Random actions until ``start_training``, ``pretrain`` updates, then one update per ``train_every`` agent steps.
+
+    Raises:
+        ConfigError: the replay does not fit into memory.
+    """
+
+    def __init__(self, config: DreamerV2Config | Mapping[str, Any] | Namespace, envs: RowEnvs,
+                 callbacks: Sequence[Callback] = ()) -> None:
+        super().__init__(config, envs, callbacks)
+        self.replay: SequenceReplay | None = None
+        self.policy: DreamerV2Policy = DreamerV2Policy(envs.obs_spec, envs.action_spec, self.config).to(self.device)
+        noise = torch_generator(self.config.seed, "learning", self.device)
+        self.learner: DreamerV2Learner = DreamerV2Learner(self.policy, self.config, noise)
+        self.should_train = Every(self.config.train_every)
+        self.policy_acts = False  # instead of chance
+        self.learning = False
+        self.loaded_at = 0  # agent steps of a loaded model: its replay starts empty and fills first
+
+    def initial_state(self, num_envs: int) -> State:
+        return self.policy.initial(num_envs)
+
+    def act(self, row: Row, state: State, generator: torch.Generator, explore: bool) -> tuple[np.ndarray, State]:
+        def tensor(array: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(array).to(self.device)
+
+        obs = {name: tensor(array) for name, array in row.obs.items()}
+        action, state = self.policy.act(state, obs, tensor(row.action), tensor(row.is_first), generator, explore)
+        return action.cpu().numpy(), state
+
+    def training_action(self) -> np.ndarray:
+        return super().training_action() if self.policy_acts else self.random_action()
+
+    def random_action(self) -> np.ndarray:
+        """Uniform over the action space, (E, A)."""
+        spec, envs = self.envs.action_spec, self.envs.num_envs
+        if spec.kind == "discrete":
+            return np.eye(spec.size, dtype=np.float32)[self.rng.integers(spec.size, size=envs)]
+        return self.rng.uniform(-1, 1, (envs, spec.size)).astype(np.float32)
+
+    def observe(self, row: Row) -> None:
+        if self.replay is None:
+            self.replay = self.make_replay()
+        self.replay.insert(row)
+
+    def update(self, new_steps: int) -> None:
+        if not self.learning:
+            self.maybe_start_learning()
+            return
+        # One question per agent step: with many environments several updates can fall due at once.
+        for step in range(self.agent_steps - new_steps + 1, self.agent_steps + 1):
+            if self.should_train(step):
+                self.learn()
+
+    def maybe_start_learning(self) -> None:
+        """Once enough is stored: in a new run the first updates, then fresh episodes for the policy to act in."""
+        assert self.replay is not None
+        if self.agent_steps - self.loaded_at < self.config.start_training or not self.replay.ready:
+            return
+        if self.replay.sampling_unfinished:
+            print("replay: no episode of replay.min_length has ended yet; sampling the unfinished ones meanwhile",
+                  file=sys.stderr)
+        self.learning = True
+        if not self.policy_acts:
+            for _ in range(self.config.pretrain):
+                self.learn()
+            self.policy_acts = True
+            self.restart_episodes()
+
+    def learn(self) -> None:
+        assert self.replay is not None
+        self.updated(self.learner.update(self.replay.sample(self.config.batch_size, self.rng)))
+
+    def make_replay(self) -> SequenceReplay:
+        """Reserve the replay and say what it will take, before a long run finds out."""
+        config, specs = self.config, (self.envs.obs_spec, self.envs.action_spec)
+        needed = SequenceReplay.nbytes_needed(*specs, config.buffer_size, self.envs.num_envs)
+        check_fits(needed, config.buffer_size)
+        print(f"replay: {config.buffer_size:,} agent steps, up to {needed / 2**30:.2f} GiB", file=sys.stderr)
+        return SequenceReplay(
+            *specs, num_envs=self.envs.num_envs, capacity=config.buffer_size, seq_len=config.seq_len,
+            sampling=config.replay.sampling, min_length=config.replay.min_length,
+            prioritize_ends=config.replay.prioritize_ends)
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"policy_acts": self.policy_acts}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.policy_acts = bool(state["policy_acts"])
+        self.loaded_at = self.agent_steps

@@ -1,0 +1,45 @@
+"""Playing episodes to measure a policy."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from xrl.common.callback import Evaluation
+from xrl.environment import RowEnvs
+
+# An environment without an end would hold an evaluation for ever.
+LONGEST_EPISODE = 27_000
+
+
+def play(act: Callable[..., tuple[np.ndarray, Any]], state: Any, envs: RowEnvs, episodes: int,
+         generator: torch.Generator, between_steps: Callable[[], None]) -> Evaluation:
+    """Play ``episodes`` whole episodes, spread evenly over the environments beforehand.
+
+    Each environment plays a fixed number of episodes: counting whichever finish first would favour short ones.
+    An episode longer than LONGEST_EPISODE agent steps counts with what it has, under a warning.
+    """
+    quota = np.full(envs.num_envs, episodes // envs.num_envs)
+    quota[:episodes % envs.num_envs] += 1
+    scores, lengths = np.zeros(envs.num_envs), np.zeros(envs.num_envs, dtype=np.int64)
+    done: list[tuple[float, int]] = []
+    row = envs.reset()
+    while quota.any():
+        action, state = act(row, state, generator, explore=False)
+        row = envs.step(action)
+        between_steps()
+        scores = np.where(row.is_first, 0.0, scores + row.reward)
+        lengths = np.where(row.is_first, 0, lengths + 1)
+        endless = lengths >= LONGEST_EPISODE
+        for env in np.flatnonzero((row.is_last | endless) & (quota > 0)):
+            done.append((float(scores[env]), int(lengths[env])))
+            quota[env] -= 1
+        if (endless & ~row.is_last).any():
+            warnings.warn(f"evaluation: an episode had not ended after {LONGEST_EPISODE} agent steps and was cut; "
+                          "set environment.time_limit", stacklevel=2)
+            scores, lengths, quota = scores * ~endless, lengths * ~endless, np.where(endless, 0, quota)
+    return Evaluation(tuple(score for score, _ in done), tuple(length for _, length in done))

@@ -1,0 +1,129 @@
+"""What every run shows without being asked: a log and a progress bar. Both are ordinary callbacks."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from xrl.common.callback import Callback, Episode, Evaluation
+from xrl.common.logger import Logger
+from xrl.common.run_folder import experiment_name
+
+if TYPE_CHECKING:
+    from xrl.agents.base import Agent
+
+
+class MetricLog(Callback):
+    """Averages the metrics of updates over ``log_interval`` agent steps, on the device, and writes them in one go."""
+
+    def __init__(self) -> None:
+        self.logger: Logger | None = None
+        self.names: list[str] = []
+        self.pending: list[Tensor] = []
+        self.last_metrics: dict[str, Tensor] = {}
+        self.written_at = 0
+        self.clock = (0.0, 0, 0)  # seconds, agent steps and updates at the last record
+
+    def on_train_begin(self, agent: Agent[Any], target_steps: int) -> None:
+        self.clock = (time.perf_counter(), agent.agent_steps, agent.updates)
+        self.written_at = agent.agent_steps
+
+    def on_update(self, agent: Agent[Any], metrics: dict[str, Tensor]) -> None:
+        self.names, self.last_metrics = list(metrics), metrics
+        self.pending.append(torch.stack(list(metrics.values())))
+
+    def on_step(self, agent: Agent[Any]) -> None:
+        if agent.agent_steps >= self.written_at + agent.config.log_interval:
+            self.flush(agent)
+
+    def on_episode_end(self, agent: Agent[Any], episode: Episode) -> None:
+        self._write(agent, {"episode/return": episode.score, "episode/length": episode.length})
+
+    def on_evaluation(self, agent: Agent[Any], evaluation: Evaluation) -> None:
+        scores = evaluation.scores
+        self._write(agent, {
+            "eval/return": evaluation.mean, "eval/return_std": evaluation.std, "eval/return_min": min(scores),
+            "eval/return_max": max(scores), "eval/length": sum(evaluation.lengths) / len(scores),
+            "eval/episodes": len(scores)})
+
+    def on_train_end(self, agent: Agent[Any]) -> None:
+        if self.pending:
+            self.flush(agent)
+
+    def on_finish(self, agent: Agent[Any]) -> None:
+        if self.logger is not None:
+            self.logger.close()
+            self.logger = None
+
+    def flush(self, agent: Agent[Any]) -> None:
+        """Write what has gathered: the one place where metrics leave the device."""
+        self.written_at = agent.agent_steps
+        record: dict[str, float] = {}
+        if self.pending:
+            means = torch.stack(self.pending).mean(0).tolist()
+            record |= dict(zip(self.names, means, strict=True))
+            self.pending = []
+        now = (time.perf_counter(), agent.agent_steps, agent.updates)
+        seconds, steps, updates = (new - old for new, old in zip(now, self.clock, strict=True))
+        self.clock = now
+        if seconds > 0:
+            record |= {"time/fps": steps * agent.envs.action_repeat / seconds, "time/updates_per_s": updates / seconds}
+        self._write(agent, record)
+        if self.last_metrics:
+            agent.learner.check(self.last_metrics)
+
+    def _write(self, agent: Agent[Any], metrics: dict[str, float]) -> None:
+        if self.logger is None:
+            config = agent.config
+            folder = agent.folder if config.log_dir is None else (
+                Path(config.log_dir) / experiment_name(config) / agent.folder.name)
+            self.logger = Logger(config.logger, folder, project=config.project_name, name=agent.folder.name,
+                                 config=config.model_dump(mode="json"))
+        self.logger.write(metrics, agent.counters)
+
+
+class Progress(Callback):
+    """A live bar over agent steps: frames, episode return, updates, frames per second. In a file, a line now and
+    then."""
+
+    def __init__(self) -> None:
+        self.bar: tqdm[Any] | None = None
+        self.returns: deque[float] = deque(maxlen=10)
+        self.clock = (0.0, 0)
+
+    def on_train_begin(self, agent: Agent[Any], target_steps: int) -> None:
+        live = sys.stderr.isatty()
+        self.clock = (time.perf_counter(), agent.frames)
+        self.bar = tqdm(total=target_steps, initial=agent.agent_steps, unit="step", dynamic_ncols=True,
+                        mininterval=0.2 if live else 30.0, desc=f"{agent.config.method} {agent.config.env_id}",
+                        bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} "
+                                   "[{elapsed}<{remaining}]{postfix}")
+
+    def on_step(self, agent: Agent[Any]) -> None:
+        if self.bar is None:
+            return
+        if self.bar.update(agent.agent_steps - self.bar.n):
+            seconds = time.perf_counter() - self.clock[0]
+            recent = f"{sum(self.returns) / len(self.returns):.1f}" if self.returns else "-"
+            self.bar.set_postfix_str(
+                f"frames {agent.frames}, return {recent}, updates {agent.updates}, "
+                f"{(agent.frames - self.clock[1]) / max(seconds, 1e-9):.0f} frames/s", refresh=False)
+
+    def on_episode_end(self, agent: Agent[Any], episode: Episode) -> None:
+        self.returns.append(episode.score)
+
+    def on_evaluation(self, agent: Agent[Any], evaluation: Evaluation) -> None:
+        tqdm.write(f"frames {agent.frames}: evaluation {evaluation.mean:.1f} +/- {evaluation.std:.1f} "
+                   f"over {len(evaluation.scores)} episodes", file=sys.stderr)
+
+    def on_train_end(self, agent: Agent[Any]) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None

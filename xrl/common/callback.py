@@ -1,0 +1,60 @@
+"""The extension point of a run: subclass Callback, override what you need, pass it to the agent or runner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Episode:
+    """A finished training episode: raw return, length in agent steps, index of its environment."""
+
+    score: float
+    length: int
+    env: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Raw returns of the episodes of one evaluation, and their lengths in agent steps."""
+
+    scores: tuple[float, ...]
+    lengths: tuple[int, ...]
+
+    @property
+    def mean(self) -> float:
+        return sum(self.scores) / len(self.scores)
+
+    @property
+    def std(self) -> float:
+        return (sum((score - self.mean) ** 2 for score in self.scores) / len(self.scores)) ** 0.5
+
+
+class Callback:
+    """Called by the agent, always at a moment when no update is under way; ``agent`` carries the counters
+    ``agent_steps``, ``frames`` and ``updates``."""
+
+    def on_train_begin(self, agent: Any, target_steps: int) -> None:
+        """``agent.train`` starts and will end at ``target_steps`` agent steps."""
+
+    def on_step(self, agent: Any) -> None:
+        """Every environment made one step."""
+
+    def on_episode_end(self, agent: Any, episode: Episode) -> None:
+        """An episode ended in a training environment."""
+
+    def on_update(self, agent: Any, metrics: dict[str, Tensor]) -> None:
+        """The learner made one update; ``metrics`` are scalars on the device: reading one waits for it."""
+
+    def on_evaluation(self, agent: Any, evaluation: Evaluation) -> None:
+        """An evaluation is done."""
+
+    def on_train_end(self, agent: Any) -> None:
+        """``agent.train`` is about to return, or to raise."""
+
+    def on_finish(self, agent: Any) -> None:
+        """The agent is done for good: close what you opened."""

@@ -1,0 +1,51 @@
+"""The row: what environments yield, the replay stores and a world model reads.
+
+A row is an *arrival*: ``action`` and ``reward`` are those that **led to** ``obs``, and are zero
+when ``is_first``. An episode of n agent steps is n + 1 rows. ``is_last`` says that the episode is
+over for any reason, ``is_terminal`` that the environment itself ended it; only the latter may cut
+a bootstrap. A row followed by an ``is_first`` row was the last of its episode, marked or not
+(a cut episode: a crash, an interrupted run).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class ObsSpec:
+    """One entry of an observation: an image (H, W, C) of uint8 or a vector (n,) of float32."""
+
+    kind: Literal["image", "vector"]
+    shape: tuple[int, ...]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(np.uint8 if self.kind == "image" else np.float32)
+
+
+@dataclass(frozen=True)
+class ActionSpec:
+    """Actions as networks see them: one-hot (``discrete``) or in [-1, 1] (``continuous``); ``size`` is A."""
+
+    kind: Literal["discrete", "continuous"]
+    size: int
+
+
+@dataclass
+class Row:
+    """One row of each of E environments (or any other leading shape).
+
+    ``obs``: name -> (E, *shape); ``action``: (E, A) float32, normalised as the networks see it;
+    ``reward``: (E,) float32, raw; the flags: (E,) bool.
+    """
+
+    obs: dict[str, np.ndarray]
+    action: np.ndarray
+    reward: np.ndarray
+    is_first: np.ndarray
+    is_last: np.ndarray
+    is_terminal: np.ndarray

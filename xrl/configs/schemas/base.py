@@ -1,0 +1,65 @@
+"""Run keys that every method shares, in the names XuanCe's users know."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import field_validator
+
+from xrl.configs.schemas.fields import Float, Int, Section, param
+
+
+class EnvironmentConfig(Section):
+    """How a single environment is prepared; `env_kwargs` holds what its constructor takes."""
+
+    action_repeat: Int = param(1, "emulator or physics ticks per agent step, rewards summed", "frames", ge=1)
+    time_limit: Int = param(0, "an episode is truncated after this; 0 keeps the environment's own limit",
+                            "agent steps", ge=0)
+    sticky: Float = param(0.25, "Atari: probability that the emulator repeats the previous action", "per frame",
+                          ge=0, lt=1)
+    noop_max: Int = param(30, "Atari: a reset is followed by 1 to this many no-ops; 0 for none", "frames", ge=0)
+    full_action_space: bool = param(False, "Atari: all 18 actions instead of the game's minimal set")
+    grayscale: bool = param(True, "Atari: luminance (64, 64, 1) instead of colour (64, 64, 3)")
+
+
+class RunConfig(Section):
+    """What a run is, whichever method learns. `running_steps` and all cadences count agent steps
+    summed over the parallel environments; a frame is one tick of the emulator (agent steps x action repeat).
+    """
+
+    method: str = param(..., "name of the method in METHODS, any case")
+    env_name: str = param(..., "environment family in REGISTRY_ENV: classic_control, atari, toy, gymnasium or yours")
+    env_id: str = param(..., "environment within the family, e.g. CartPole-v1")
+    preset: Literal["official", "paper", "debug"] = param(
+        "official", "official: the published code; paper: what the paper describes; debug: tiny, to see it run")
+    seed: Int = param(1, "seed of networks, sampling and policy", ge=0)
+    env_seed: Int = param(1, "environment i is seeded env_seed + i; evaluation uses others", ge=0)
+    device: str = param("auto", "auto, cpu, cuda or cuda:N; auto takes a GPU when there is one")
+    parallels: Int = param(1, "environments stepped side by side", "environments", ge=1)
+    vectorize: Literal["sync", "async"] = param("sync", "environments in this process, or a process each")
+    env_kwargs: dict[str, Any] = param({}, "keyword arguments of the environment's constructor")
+    environment: EnvironmentConfig = param(EnvironmentConfig(), "how a single environment is prepared")
+
+    running_steps: Int = param(1_000_000, "length of a training run", "agent steps", ge=1)
+    start_training: Int = param(10_000, "random actions before the first update", "agent steps", ge=1)
+    buffer_size: Int = param(2_000_000, "capacity of the replay", "agent steps", ge=1)
+    batch_size: Int = param(16, "sequences per update", "sequences", ge=1)
+    gamma: Float = param(0.99, "discount factor of one agent step", gt=0, le=1)
+
+    eval_interval: Int = param(100_000, "training between evaluations; 0 for none", "agent steps", ge=0)
+    test_episode: Int = param(10, "episodes of an evaluation", "episodes", ge=1)
+    log_interval: Int = param(1_000, "training between records of the log", "agent steps", ge=1)
+    logger: Literal["tensorboard", "wandb", "none"] = param(
+        "tensorboard", "where metrics go beside metrics.jsonl, which is always written")
+    project_name: str = param("xrl", "project of the wandb logger")
+    log_dir: str | None = param(None, "folder for the logs; null puts them into the run folder", "path")
+    model_dir: str = param("models", "folder of the run folders", "path")
+    render_mode: Literal["human", "rgb_array"] | None = param(None, "test mode: human opens a window")
+    fps: Int = param(50, "test mode with render_mode human: speed of the window", "agent steps per second", ge=1)
+
+    @field_validator("env_id")
+    @classmethod
+    def _not_empty(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("must name an environment")
+        return value

@@ -1,0 +1,123 @@
+"""From a configuration to one canonical environment, and to the vector of them that agents step."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import signal
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+from gymnasium.wrappers import HumanRendering, RepeatAction, TimeLimit
+
+from xrl.common.config import as_config
+from xrl.common.errors import ConfigError, XrlError
+from xrl.configs.schemas.base import RunConfig
+from xrl.environment.raw import RawEnvironment
+from xrl.environment.registry import Family, find_entry
+from xrl.environment.vector import RowEnvs, make_vector
+from xrl.environment.wrappers import CanonicalEnv, Pace, RawAdapter
+
+
+def make_envs(config: RunConfig | Mapping[str, Any] | Namespace, *, seed_offset: int = 0,
+              parallels: int | None = None, render_mode: str | None = None) -> RowEnvs:
+    """The environments of a run, stepped together; environment i is seeded env_seed + seed_offset + i.
+
+    ``parallels`` overrides the config's; ``render_mode`` is "human", "rgb_array" or None (the config's own is for
+    test mode, so whoever tests passes it). Raises ConfigError if the environment is unknown, cannot be constructed
+    or has spaces that are not supported.
+    """
+    config = as_config(config)
+    entry = find_entry(config.env_name)
+    count = config.parallels if parallels is None else parallels
+    if count < 1:
+        raise ConfigError(f"parallels: {count} is too few; use at least 1")
+    seeds = [config.env_seed + seed_offset + index for index in range(count)]
+    factories = [EnvFactory(entry, config, index, seed, render_mode) for index, seed in enumerate(seeds)]
+    vector = make_vector(factories, asynchronous=config.vectorize == "async")
+    return RowEnvs(vector, seeds, config.environment.action_repeat)
+
+
+@dataclass
+class EnvFactory:
+    """Builds environment ``index`` of a run, in this process or in a worker's."""
+
+    entry: Any
+    config: RunConfig
+    index: int
+    seed: int
+    render_mode: str | None
+
+    def __post_init__(self) -> None:
+        self._owner = os.getpid()
+
+    def __call__(self) -> CanonicalEnv:
+        in_worker = os.getpid() != self._owner
+        if in_worker:
+            # Ctrl-C reaches the whole process group; the run saves first and closes its workers itself.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        label = f"environment {self.index} ({self.config.env_name}/{self.config.env_id})"
+        try:
+            return self._build(label, quiet=in_worker or self.index > 0)
+        except XrlError:
+            raise
+        except Exception as error:  # the border to constructors that are not ours
+            raise ConfigError(f"{label} cannot be constructed with env_kwargs: {self.config.env_kwargs}: "
+                              f"{type(error).__name__}: {error}") from error
+
+    def _build(self, label: str, quiet: bool) -> CanonicalEnv:
+        """Innermost first: the environment and its own limit (frames), action repeat, time limit (agent steps)."""
+        settings = self.config.environment
+        family = self.entry if isinstance(self.entry, Family) else Family(self._from_user)
+        env = family.make(self.config, self.render_mode)
+        own_limit = 0
+        if isinstance(env, RawAdapter) and env.max_episode_steps:
+            own_limit = env.max_episode_steps
+            env = TimeLimit(env, own_limit)
+        elif env.spec is not None:
+            own_limit = env.spec.max_episode_steps or 0
+        if settings.action_repeat > 1 and not family.repeats:
+            env = RepeatAction(env, settings.action_repeat)
+        limit = settings.time_limit or family.time_limit
+        if limit:
+            env = TimeLimit(env, limit)
+        if self.render_mode == "human":
+            env = Pace(env, self.config.fps, settings.action_repeat)
+        limits = [value for value in (limit, -(-own_limit // settings.action_repeat)) if value]
+        return CanonicalEnv(env, label, min(limits, default=0), quiet)
+
+    def _from_user(self, config: RunConfig, render_mode: str | None) -> gymnasium.Env[Any, Any]:
+        entry = self.entry
+        if not callable(entry) or isinstance(entry, gymnasium.Env):
+            raise ConfigError(f"REGISTRY_ENV[{config.env_name!r}] is {entry!r}; register a class, or a function that "
+                              f"returns an environment, so that every one of `parallels` is its own")
+        is_class = inspect.isclass(entry)
+        if is_class and (issubclass(entry, RawEnvironment) or not issubclass(entry, gymnasium.Env)):
+            env = entry(_env_config(config, self.seed, render_mode))
+        else:
+            env = _call(entry, config.env_kwargs, render_mode)
+        return env if isinstance(env, gymnasium.Env) else RawAdapter(env, render_mode)
+
+
+def _env_config(config: RunConfig, seed: int, render_mode: str | None) -> Namespace:
+    """What a raw environment receives: the run keys, its own seed and render mode, and env_kwargs as attributes."""
+    run_keys = {key: value for key, value in config.model_dump().items() if key in RunConfig.model_fields}
+    return Namespace(**{**run_keys, "env_seed": seed, "render_mode": render_mode, **config.env_kwargs})
+
+
+def _call(make: Callable[..., Any], kwargs: dict[str, Any], render_mode: str | None) -> Any:
+    """``make(**kwargs)``, with ``render_mode`` where it is wanted and accepted.
+
+    As in gymnasium.make, an environment that can only give frames gets a window around it.
+    """
+    parameters = inspect.signature(make).parameters
+    accepts = "render_mode" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    if render_mode is None or not accepts:
+        return make(**kwargs)
+    modes = make.metadata.get("render_modes", []) if hasattr(make, "metadata") else []
+    if render_mode == "human" and "human" not in modes and "rgb_array" in modes:
+        return HumanRendering(make(**{"render_mode": "rgb_array", **kwargs}))
+    return make(**{"render_mode": render_mode, **kwargs})

@@ -1,0 +1,265 @@
+"""DreamerV2's update: learn the world model from replay, then actor and critic from imagination.
+
+Hafner et al., "Mastering Atari with Discrete World Models", arXiv 2010.02193. Where paper and official code
+differ, the configuration names both; docs/methods/dreamer_v2.md maps every equation to its function and test.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xrl.common.errors import NumericalError
+from xrl.common.optimizer import Adam
+from xrl.common.row import Row
+from xrl.configs.schemas.dreamer_v2 import DreamerV2Config, OptimizerConfig
+from xrl.learners.base import Learner
+from xrl.nn.distributions import normal_loss
+from xrl.ops.kl import balanced_kl
+from xrl.ops.returns import cumulative_weight, lambda_return
+from xrl.ops.targets import copy_parameters
+from xrl.policies.dreamer_v2 import DreamerV2Policy
+from xrl.world_models.imagination import imagine
+from xrl.world_models.rssm import State
+
+Metrics = dict[str, Tensor]
+
+
+@dataclass
+class Batch:
+    """Replayed sequences on the device, raw: obs name -> (T, B, *shape), action (T, B, A), the rest (T, B)."""
+
+    obs: dict[str, Tensor]
+    action: Tensor
+    reward: Tensor
+    is_first: Tensor
+    is_terminal: Tensor
+
+
+@dataclass
+class Dream:
+    """Imagined trajectories; H steps from N start states (see ``imagine`` for what feat_k and a_{k+1} mean).
+
+    feat (H+1, N, F), action a_1..a_H (H, N, A), and for k = 0..H-1, each (H, N): discount d_k, weight w_k
+    (no gradient), target V_k; ``value`` is v_0..v_{H-1} of the slow critic.
+    """
+
+    feat: Tensor
+    action: Tensor
+    discount: Tensor
+    weight: Tensor
+    value: Tensor
+    target: Tensor
+
+
+class DreamerV2Learner(Learner):
+    """Owns the three optimisers and the generator of the update's noise; the networks belong to the policy.
+
+    ``generator`` lives on the policy's device.
+    """
+
+    def __init__(self, policy: DreamerV2Policy, config: DreamerV2Config, generator: torch.Generator) -> None:
+        self.policy, self.config, self.generator = policy, config, generator
+        self.model, self.actor, self.critic = policy.world_model, policy.actor, policy.critic
+        discrete = not self.actor.noise_shape
+        auto = "reinforce" if discrete else "dynamics"
+        self.actor_grad = auto if config.actor.grad == "auto" else config.actor.grad
+        self.model_opt = _adam(self.model, "world_model", config.model_opt)
+        self.actor_opt = _adam(self.actor, "actor", config.actor_opt)
+        self.critic_opt = _adam(self.critic, "critic", config.critic_opt)
+        self.optimizers = {"model_opt": self.model_opt, "actor_opt": self.actor_opt, "critic_opt": self.critic_opt}
+
+    # The update ------------------------------------------------------------------------------------------------
+
+    def step(self, batch: Batch) -> Metrics:
+        """One update (DreamerV2, algorithm of section 2): model step, then imagination with the updated model."""
+        loss, post, metrics = self.model_loss(batch)
+        metrics["model/grad_norm"] = self.model_opt.minimize(loss)
+        dream = self.imagine(*self.start_states(post, batch.is_terminal))
+        actor_loss, actor_metrics = self.actor_loss(dream)
+        critic_loss, critic_metrics = self.critic_loss(dream)
+        actor_metrics["actor/grad_norm"] = self.actor_opt.minimize(actor_loss)
+        critic_metrics["critic/grad_norm"] = self.critic_opt.minimize(critic_loss)
+        return {name: value.detach() for name, value in {**metrics, **actor_metrics, **critic_metrics}.items()}
+
+    def update(self, batch: Row) -> Metrics:
+        """``step`` on a batch from the replay; then the slow critic's turn: after updates 1, 101, 201, ..."""
+        metrics = self.step(self.to_device(batch))
+        if self.updates % self.config.critic.slow_every == 0:
+            copy_parameters(self.critic, self.policy.slow_critic)
+        self.updates += 1
+        return metrics
+
+    # World model -----------------------------------------------------------------------------------------------
+
+    def model_loss(self, batch: Batch) -> tuple[Tensor, State, Metrics]:
+        """The negative ELBO with KL balancing (DreamerV2, eq. 2 and algorithm 2)::
+
+            L = E_{T,B}[ -ln p(x|h,z) - ln p(r|h,z) - ln p(gamma|h,z) ] + beta KL(q || p)
+
+        Log-likelihoods are summed over pixels and averaged over T and B. Returns the loss, the posterior
+        states (T, B, ...) and metrics.
+        """
+        model, config = self.model, self.config.world_model
+        obs = model.preprocess(batch.obs)
+        embed = model.encoder(obs)
+        noise = model.latent.noise(*batch.reward.shape, generator=self.generator)
+        post, post_stats, prior_stats = model.rssm.observe(embed, batch.action, batch.is_first, noise)
+        losses = self.head_losses(post.feat, obs, batch)
+        dyn_kl, rep_kl = model.latent.kl(post_stats, prior_stats)
+        kl = config.kl
+        kl_loss = balanced_kl(dyn_kl, rep_kl, kl.balance, kl.free_nats, kl.free_avg)
+        scales = {f"{name}_loss": scale for name, scale in config.loss_scales}
+        loss = kl.scale * kl_loss + sum(scales[name] * value for name, value in losses.items())
+        metrics = {f"model/{name}": value for name, value in losses.items()}
+        with torch.no_grad():
+            metrics |= {"model/loss": loss, "model/kl": dyn_kl.mean(), "model/kl_loss": kl_loss,
+                        "model/prior_entropy": model.latent.entropy(prior_stats).mean(),
+                        "model/post_entropy": model.latent.entropy(post_stats).mean()}
+        return loss, post.detach(), metrics
+
+    def head_losses(self, feat: Tensor, obs: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Scalar loss of each head. A head not in ``grad_heads`` is trained without shaping the features."""
+        model, config = self.model, self.config.world_model
+        inputs = {head: feat if head in config.grad_heads else feat.detach()
+                  for head in ("decoder", "reward", "discount")}
+        losses: dict[str, Tensor] = {}
+        for name, mean in model.decoder(inputs["decoder"]).items():
+            kind = model.obs_spec[name].kind
+            loss = normal_loss(mean, obs[name], dims=len(model.obs_spec[name].shape)).mean()
+            losses[f"{kind}_loss"] = losses.get(f"{kind}_loss", 0.0) + loss
+        losses["reward_loss"] = model.reward.loss(inputs["reward"], self.transform_reward(batch.reward)).mean()
+        if model.discount is not None:
+            losses["discount_loss"] = model.discount.loss(
+                inputs["discount"], self.true_discount(batch.is_terminal)).mean()
+        return losses
+
+    def transform_reward(self, reward: Tensor) -> Tensor:
+        """Only here: the replay and every log hold raw rewards."""
+        config = self.config.world_model
+        transform = {"tanh": torch.tanh, "sign": torch.sign, "identity": lambda x: x}[config.reward_transform]
+        return transform(reward * config.reward_scale)
+
+    def true_discount(self, is_terminal: Tensor) -> Tensor:
+        """gamma (1 - is_terminal): the discount head's soft label. Gamma enters nowhere else."""
+        return self.config.gamma * (~is_terminal).float()
+
+    # Imagination -----------------------------------------------------------------------------------------------
+
+    def start_states(self, post: State, is_terminal: Tensor) -> tuple[State, Tensor]:
+        """Posteriors (T, B, ...) and their flags, flattened alike to (N, ...), detached."""
+        config = self.config.imagination
+        if config.drop_last:
+            post, is_terminal = State(post.deter[:-1], post.stoch[:-1]), is_terminal[:-1]
+        start = State(post.deter.flatten(0, 1), post.stoch.flatten(0, 1)).detach()
+        is_terminal = is_terminal.flatten()
+        if 0 < config.starts < len(is_terminal):
+            drawn = torch.randperm(len(is_terminal), generator=self.generator, device=self.generator.device)
+            drawn = drawn[:config.starts]
+            start, is_terminal = State(start.deter[drawn], start.stoch[drawn]), is_terminal[drawn]
+        return start, is_terminal
+
+    def imagine(self, start: State, is_terminal: Tensor) -> Dream:
+        """Dream H steps from every start state and value what happens::
+
+            k:         0            1          2    ..  H
+            feat_k     start        *          *        *
+            r_k        r(feat_0)    r(feat_1)  *        -      reward *on arriving at* feat_k
+            d_k        gamma(1-T)   d(feat_1)  *        -      d_0 is known from data
+            v_k        *            *          *        *      slow critic; v_k includes r_k
+            V_k        V_0          V_1        ..  V_{H-1}     V_k = r_k + d_k [(1-l) v_{k+1} + l V_{k+1}]
+
+        With reinforce nothing here needs a gradient; with dynamics and mix the targets keep theirs, which reaches
+        the actor *through* the world model and the slow critic (their own weights are never differentiated).
+        """
+        horizon, count = self.config.horizon, len(is_terminal)
+        device, model = self.generator.device, self.model
+        with torch.set_grad_enabled(self.actor_grad != "reinforce"):
+            action_noise = torch.rand(horizon, count, *self.actor.noise_shape, generator=self.generator, device=device)
+            latent_noise = model.latent.noise(horizon, count, generator=self.generator)
+            feat, action = imagine(model.rssm, self.actor, start, action_noise, latent_noise)
+            reward = model.reward(feat[:-1])
+            first = self.true_discount(is_terminal).unsqueeze(0)
+            later = (model.discount(feat[1:-1]) if model.discount is not None
+                     else torch.full_like(reward[1:], self.config.gamma))
+            discount = torch.cat([first, later])
+            value = self.policy.slow_critic(feat)
+            target = lambda_return(reward, value[1:], discount, self.config.lambda_)
+        return Dream(feat, action, discount, cumulative_weight(discount), value[:-1].detach(), target)
+
+    # Behaviour -------------------------------------------------------------------------------------------------
+
+    def actor_loss(self, dream: Dream) -> tuple[Tensor, Metrics]:
+        """-E[w_k (J_k + eta H(pi(feat_k)))] over k = 0..H-2 (DreamerV2, eq. 6)::
+
+            k:          0       1     ..   H-2           a_{k+1} was chosen at feat_k
+            reinforce   ln pi(a_{k+1} | feat_k) sg(V_{k+1} - v_k)       or V_k - v_k (advantage: centered)
+            dynamics    V_{k+1}, the gradient flows through a_1 .. a_{k+1}
+        """
+        config, last = self.config.actor, len(dream.weight) - 1
+        law = self.actor(dream.feat[:last].detach())
+        entropy = law.entropy()
+        dynamics = dream.target[1:]
+        gain = dynamics
+        advantage = self.advantage(dream)
+        if self.actor_grad != "dynamics":
+            reinforce = law.log_prob(dream.action[:last].detach()) * advantage
+            mix = config.mix if self.actor_grad == "mix" else 0.0
+            gain = mix * dynamics + (1 - mix) * reinforce if mix else reinforce
+        loss = -(dream.weight[:last] * (gain + config.entropy * entropy)).mean()
+        return loss, {"actor/loss": loss, "actor/entropy": entropy.mean(), "actor/advantage": advantage.mean(),
+                      "actor/advantage_std": advantage.std()}
+
+    @torch.no_grad()
+    def advantage(self, dream: Dream) -> Tensor:
+        """What the sampled action was better than expected, (H-1, N). Paper: V_k - v_k with the fast critic;
+        official code, and the default: V_{k+1} - v_k with the slow one."""
+        config, last = self.config.actor, len(dream.weight) - 1
+        target = dream.target[1:] if config.advantage == "offset" else dream.target[:-1]
+        baseline = dream.value if config.baseline == "slow" else self.critic(dream.feat[:last])
+        return target.detach() - baseline[:last]
+
+    def critic_loss(self, dream: Dream) -> tuple[Tensor, Metrics]:
+        """E[w_k (1/2 (v(feat_k) - sg V_k)^2 + const)] over k = 0..H-1 (DreamerV2, eq. 5)."""
+        value = self.critic(dream.feat[:-1].detach())
+        loss = (dream.weight * normal_loss(value, dream.target.detach())).mean()
+        return loss, {"critic/loss": loss, "critic/value": value.mean(), "critic/slow_value": dream.value.mean(),
+                      "critic/target": dream.target.mean()}
+
+    # Shell -----------------------------------------------------------------------------------------------------
+
+    def to_device(self, batch: Row) -> Batch:
+        """Images cross as uint8; every sequence starts afresh (the replay has set its first ``is_first``)."""
+        device = self.generator.device
+
+        def tensor(array: Any) -> Tensor:
+            return torch.from_numpy(array).to(device)
+
+        return Batch({name: tensor(array) for name, array in batch.obs.items()}, tensor(batch.action),
+                     tensor(batch.reward), tensor(batch.is_first), tensor(batch.is_terminal))
+
+    def check(self, metrics: Metrics) -> None:
+        for name, optimizer in self.optimizers.items():
+            if not bool(optimizer.healthy):
+                losses = [key for key, value in metrics.items() if "loss" in key and not bool(value.isfinite())]
+                raise NumericalError(
+                    f"update {self.updates}: {', '.join(losses) or 'no loss, but a gradient'} is not finite; first "
+                    f"bad parameter: {optimizer.culprit()} ({name}); its weights were left as they were")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"updates": self.updates, "generator": self.generator.get_state(),
+                **{name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.updates = int(state["updates"])
+        self.generator.set_state(state["generator"])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state[name])
+
+
+def _adam(module: torch.nn.Module, prefix: str, config: OptimizerConfig) -> Adam:
+    named = ((f"{prefix}.{name}", parameter) for name, parameter in module.named_parameters())
+    return Adam(named, lr=config.lr, eps=config.eps, clip=config.clip, weight_decay=config.weight_decay)

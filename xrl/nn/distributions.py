@@ -1,0 +1,116 @@
+"""Laws of latents and actions. Samples are pure functions of their parameters and of noise drawn beforehand.
+
+Noise as an argument keeps randomness out of the time loop (one draw per sequence), makes a step reproducible
+and lets a finite difference hold it fixed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
+
+
+def normal_loss(mean: Tensor, target: Tensor, dims: int = 0) -> Tensor:
+    """-log N(target; mean, 1) = 1/2 (target - mean)^2 + 0.918939, summed over the last ``dims`` axes."""
+    loss = 0.5 * (target - mean).square() + LOG_SQRT_2PI
+    return loss.sum(tuple(range(-dims, 0))) if dims else loss
+
+
+def straight_through(hard: Tensor, probs: Tensor) -> Tensor:
+    """``hard`` forwards, the gradient of ``probs`` backwards. Grouped so that the value is exactly ``hard``."""
+    return hard + (probs - probs.detach()) if probs.requires_grad else hard
+
+
+def one_hot_sample(logits: Tensor, uniform: Tensor) -> Tensor:
+    """Draw one class each by inverting the cumulative distribution: one uniform number per variable.
+
+    ``logits``: (..., K); ``uniform``: (...) in [0, 1). Returns one-hot (..., K) with straight-through gradient.
+    """
+    probs = logits.softmax(-1)
+    cumulative = probs.detach().cumsum(-1)
+    # Rounding leaves the last entry a little off 1: scaling by it keeps every draw inside.
+    below = uniform.unsqueeze(-1) * cumulative[..., -1:] >= cumulative
+    index = below.sum(-1, keepdim=True).clamp_(max=logits.shape[-1] - 1)
+    return straight_through(_one_hot(index, logits), probs)
+
+
+def one_hot_mode(logits: Tensor) -> Tensor:
+    """The likeliest class as one-hot (..., K), with straight-through gradient."""
+    return straight_through(_one_hot(logits.argmax(-1, keepdim=True), logits), logits.softmax(-1))
+
+
+def _one_hot(index: Tensor, like: Tensor) -> Tensor:
+    return torch.zeros_like(like).scatter_(-1, index, 1.0)
+
+
+@dataclass(frozen=True)
+class OneHot:
+    """A categorical over one-hot vectors; ``logits``: (..., A)."""
+
+    logits: Tensor
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """``noise``: uniform, (...)."""
+        return one_hot_sample(self.logits, noise)
+
+    def mode(self) -> Tensor:
+        return one_hot_mode(self.logits)
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        return (action * self.logits.log_softmax(-1)).sum(-1)
+
+    def entropy(self) -> Tensor:
+        log_p = self.logits.log_softmax(-1)
+        return -(log_p.exp() * log_p).sum(-1)
+
+
+@dataclass(frozen=True)
+class TruncatedNormal:
+    """A normal cut to [-1, 1] and renormalised, independent over the last axis; ``loc`` in [-1, 1].
+
+    Neither a clipped nor a squashed normal: entropy and log-probability are those of the truncated law, and a
+    sample is the exact pathwise reparameterisation by the inverse CDF (spec of the official code's TruncNormalDist).
+    """
+
+    loc: Tensor
+    scale: Tensor
+
+    # Samples keep off the edges, where the log-probability's support ends; and probabilities keep off
+    # 0 and 1, where the inverse CDF is infinite in float32.
+    edge = 1e-6
+    margin = 1.2e-7
+
+    def _bounds(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        low, high = (-1 - self.loc) / self.scale, (1 - self.loc) / self.scale
+        cdf_low = torch.special.ndtr(low)
+        return low, high, cdf_low, torch.special.ndtr(high) - cdf_low
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """``noise``: uniform, the shape of ``loc``."""
+        _, _, cdf_low, mass = self._bounds()
+        quantile = (cdf_low + noise * mass).clamp(self.margin, 1 - self.margin)
+        value = self.loc + self.scale * torch.special.ndtri(quantile)
+        clamped = value.detach().clamp(-1 + self.edge, 1 - self.edge)
+        return value + (clamped - value.detach())
+
+    def mode(self) -> Tensor:
+        return self.loc
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        _, _, _, mass = self._bounds()
+        z = (action - self.loc) / self.scale
+        return (-0.5 * z.square() - self.scale.log() - LOG_SQRT_2PI - mass.log()).sum(-1)
+
+    def entropy(self) -> Tensor:
+        low, high, _, mass = self._bounds()
+
+        def moment(x: Tensor) -> Tensor:
+            return x * torch.exp(-0.5 * x.square() - LOG_SQRT_2PI)
+
+        entropy = LOG_SQRT_2PI + 0.5 + (self.scale * mass).log() + (moment(low) - moment(high)) / (2 * mass)
+        return entropy.sum(-1)

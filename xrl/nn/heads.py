@@ -1,0 +1,80 @@
+"""Heads on the model state: scalars (reward, value), the discount, and actors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from xrl.common.row import ActionSpec
+from xrl.nn.distributions import OneHot, TruncatedNormal, normal_loss
+from xrl.nn.layers import MLP, dense
+
+
+class ScalarHead(nn.Module):
+    """A unit-variance normal over one number: an MLP and a dense layer. The mean is the prediction."""
+
+    def __init__(self, inputs: int, layers: int, units: int, norm: str = "none") -> None:
+        super().__init__()
+        self.mlp = MLP(inputs, layers, units, norm)
+        self.out = dense(units, 1)
+
+    def forward(self, feat: Tensor) -> Tensor:
+        """(..., F) -> the mean, (...)."""
+        return self.out(self.mlp(feat)).squeeze(-1).float()
+
+    def loss(self, feat: Tensor, target: Tensor) -> Tensor:
+        """-log N(target; mean, 1), (...)."""
+        return normal_loss(self(feat), target)
+
+
+class DiscountHead(ScalarHead):
+    """A Bernoulli trained on a *soft* label, gamma (1 - is_terminal): its mean already contains gamma."""
+
+    def forward(self, feat: Tensor) -> Tensor:
+        """(..., F) -> the mean, the discount factor of a step, (...)."""
+        return torch.sigmoid(super().forward(feat))
+
+    def loss(self, feat: Tensor, target: Tensor) -> Tensor:
+        """-[y log sigmoid(l) + (1 - y) log sigmoid(-l)] with y in [0, 1], (...)."""
+        return F.binary_cross_entropy_with_logits(super().forward(feat), target, reduction="none")
+
+
+class OneHotActor(nn.Module):
+    """Policy over discrete actions: (..., F) -> OneHot over A."""
+
+    def __init__(self, inputs: int, action_size: int, layers: int, units: int, norm: str = "none") -> None:
+        super().__init__()
+        self.mlp = MLP(inputs, layers, units, norm)
+        self.out = dense(units, action_size)
+        self.noise_shape: tuple[int, ...] = ()
+
+    def forward(self, feat: Tensor) -> OneHot:
+        return OneHot(self.out(self.mlp(feat)).float())
+
+
+class TruncatedNormalActor(nn.Module):
+    """Policy over [-1, 1]^A: loc = tanh(m), scale = 2 sigmoid(s / 2) + min_std, so 1.1 where s = 0."""
+
+    min_std = 0.1
+
+    def __init__(self, inputs: int, action_size: int, layers: int, units: int, norm: str = "none") -> None:
+        super().__init__()
+        self.mlp = MLP(inputs, layers, units, norm)
+        self.loc = dense(units, action_size)
+        self.scale = dense(units, action_size)
+        self.noise_shape: tuple[int, ...] = (action_size,)
+
+    def forward(self, feat: Tensor) -> TruncatedNormal:
+        x = self.mlp(feat)
+        scale = 2 * torch.sigmoid(self.scale(x).float() / 2) + self.min_std
+        return TruncatedNormal(torch.tanh(self.loc(x).float()), scale)
+
+
+Actor = OneHotActor | TruncatedNormalActor
+
+
+def make_actor(inputs: int, action: ActionSpec, layers: int, units: int, norm: str = "none") -> Actor:
+    """The actor that fits the action space. Either takes noise of (..., *noise_shape), uniform in [0, 1)."""
+    kind = OneHotActor if action.kind == "discrete" else TruncatedNormalActor
+    return kind(inputs, action.size, layers, units, norm)

@@ -1,0 +1,54 @@
+"""Kullback-Leibler divergences and KL balancing."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def categorical_kl(post_logits: Tensor, prior_logits: Tensor) -> tuple[Tensor, Tensor]:
+    """KL(q || p) of S independent categoricals, twice: once for either side's gradient.
+
+    Args:
+        post_logits, prior_logits: (..., S, K), any scale.
+
+    Returns:
+        ``dyn_kl``, KL(sg q || p), which trains the prior p, and ``rep_kl``, KL(q || sg p), which trains
+        the posterior q; both (...), in nats, summed over the S variables, equal in value.
+    """
+    log_q = torch.log_softmax(post_logits, -1)
+    log_p = torch.log_softmax(prior_logits, -1)
+    q = log_q.exp()
+    dyn_kl = (q.detach() * (log_q.detach() - log_p)).sum((-2, -1))
+    rep_kl = (q * (log_q - log_p.detach())).sum((-2, -1))
+    return dyn_kl, rep_kl
+
+
+def gaussian_kl(post: tuple[Tensor, Tensor], prior: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """``categorical_kl`` for diagonal normals: each side is (mean, std), both (..., S); sums over S."""
+    def kl(q: tuple[Tensor, Tensor], p: tuple[Tensor, Tensor]) -> Tensor:
+        ratio = (q[1] / p[1]).square()
+        return 0.5 * (ratio + ((q[0] - p[0]) / p[1]).square() - 1 - ratio.log()).sum(-1)
+
+    def frozen(law: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        return law[0].detach(), law[1].detach()
+
+    return kl(frozen(post), prior), kl(post, frozen(prior))
+
+
+def balanced_kl(dyn_kl: Tensor, rep_kl: Tensor, balance: float, free_nats: float, free_avg: bool) -> Tensor:
+    """KL balancing: alpha max(f, KL(sg q || p)) + (1 - alpha) max(f, KL(q || sg p)) (DreamerV2, algorithm 2).
+
+    Args:
+        dyn_kl, rep_kl: (T, B), nats.
+        balance: alpha, the share that trains the prior.
+        free_nats: f; below it nothing is trained.
+        free_avg: clip the mean over T and B (official code); otherwise clip every entry, then average.
+
+    Returns:
+        A scalar.
+    """
+    def clipped(kl: Tensor) -> Tensor:
+        return kl.mean().clamp(min=free_nats) if free_avg else kl.clamp(min=free_nats).mean()
+
+    return balance * clipped(dyn_kl) + (1 - balance) * clipped(rep_kl)

@@ -1,0 +1,54 @@
+"""What acts: a world model that follows the environment, an actor on its state, and the critics beside it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from xrl.common.row import ActionSpec, ObsSpec
+from xrl.configs.schemas.dreamer_v2 import DreamerV2Config
+from xrl.nn.heads import ScalarHead, make_actor
+from xrl.world_models.rssm import State
+from xrl.world_models.world_model import WorldModel
+
+
+class DreamerV2Policy(nn.Module):
+    """World model, actor, critic and slow critic. Only the first three are trained by gradient."""
+
+    def __init__(self, obs_spec: dict[str, ObsSpec], action_spec: ActionSpec, config: DreamerV2Config) -> None:
+        super().__init__()
+        self.world_model = WorldModel(obs_spec, action_spec, config.world_model)
+        feat = self.world_model.rssm.feat_size
+        actor, critic = config.actor, config.critic
+        self.actor = make_actor(feat, action_spec, actor.layers, actor.units, actor.norm)
+        self.critic = ScalarHead(feat, critic.layers, critic.units, critic.norm)
+        # The official code's very first update meets an unrelated random slow critic; so does ours.
+        self.slow_critic = ScalarHead(feat, critic.layers, critic.units, critic.norm).requires_grad_(False)
+
+    def initial(self, batch: int) -> State:
+        """The state before an episode's first row: zeros."""
+        return self.world_model.rssm.initial(batch)
+
+    @torch.no_grad()
+    def act(self, state: State, obs: dict[str, Tensor], action: Tensor, is_first: Tensor, generator: torch.Generator,
+            explore: bool) -> tuple[Tensor, State]:
+        """Take in one row of E environments and choose the next action.
+
+        Args:
+            state: after the row before, (E, ...); masked here where ``is_first``.
+            obs: name -> (E, *shape), raw; action: the action that led to it, (E, A); is_first: (E,) bool.
+            explore: sample the action; otherwise its mode. The latent is sampled in either case
+                (the official code's ``eval_state_mean: False``).
+
+        Returns:
+            Action (E, A), as the networks see it, and the state to pass next time.
+        """
+        model, batch = self.world_model, len(is_first)
+        embed = model.encoder(model.preprocess(obs))
+        noise = model.latent.noise(batch, generator=generator)
+        state, _ = model.rssm.obs_step(state, action, embed, is_first, noise)
+        law = self.actor(state.feat)
+        if not explore:
+            return law.mode(), state
+        uniform = torch.rand(batch, *self.actor.noise_shape, generator=generator, device=generator.device)
+        return law.sample(uniform), state

@@ -1,0 +1,98 @@
+"""Laws of the stochastic state z. A law reads raw network outputs ("stats") and knows how to sample and compare.
+
+Stats are flat, (..., ``stats_size``), so that an RSSM need not know which law it carries.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from xrl.nn.distributions import LOG_SQRT_2PI, one_hot_mode, one_hot_sample
+from xrl.ops.kl import categorical_kl, gaussian_kl
+
+
+@dataclass(frozen=True)
+class CategoricalLatent:
+    """S independent categoricals of K classes, straight-through gradients (DreamerV2, algorithm 1). Stats: logits."""
+
+    stoch: int
+    classes: int
+
+    @property
+    def size(self) -> int:
+        """Length of the flattened sample, S * K."""
+        return self.stoch * self.classes
+
+    @property
+    def stats_size(self) -> int:
+        return self.size
+
+    def noise(self, *shape: int, generator: torch.Generator) -> Tensor:
+        """Uniform numbers for ``sample``: (*shape, S), on the generator's device."""
+        return torch.rand(*shape, self.stoch, generator=generator, device=generator.device)
+
+    def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
+        """Exactly one-hot, (..., S * K)."""
+        return one_hot_sample(self._logits(stats), noise).flatten(-2)
+
+    def mode(self, stats: Tensor) -> Tensor:
+        return one_hot_mode(self._logits(stats)).flatten(-2)
+
+    def kl(self, post: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
+        """``dyn_kl`` and ``rep_kl`` of the posterior from the prior, (...), nats (see ops/kl.py)."""
+        return categorical_kl(self._logits(post), self._logits(prior))
+
+    def entropy(self, stats: Tensor) -> Tensor:
+        """Summed over the S variables, (...), nats."""
+        log_p = self._logits(stats).log_softmax(-1)
+        return -(log_p.exp() * log_p).sum((-2, -1))
+
+    def _logits(self, stats: Tensor) -> Tensor:
+        return stats.unflatten(-1, (self.stoch, self.classes)).float()
+
+
+@dataclass(frozen=True)
+class GaussianLatent:
+    """S independent normals; stats: means, then raw deviations; std = 2 sigmoid(raw / 2) + 0.1."""
+
+    stoch: int
+    min_std = 0.1
+
+    @property
+    def size(self) -> int:
+        return self.stoch
+
+    @property
+    def stats_size(self) -> int:
+        return 2 * self.stoch
+
+    def noise(self, *shape: int, generator: torch.Generator) -> Tensor:
+        """Standard normal numbers for ``sample``: (*shape, S), on the generator's device."""
+        return torch.randn(*shape, self.stoch, generator=generator, device=generator.device)
+
+    def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
+        mean, std = self._law(stats)
+        return mean + std * noise
+
+    def mode(self, stats: Tensor) -> Tensor:
+        return self._law(stats)[0]
+
+    def kl(self, post: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
+        return gaussian_kl(self._law(post), self._law(prior))
+
+    def entropy(self, stats: Tensor) -> Tensor:
+        return (self._law(stats)[1].log() + 0.5 + LOG_SQRT_2PI).sum(-1)
+
+    def _law(self, stats: Tensor) -> tuple[Tensor, Tensor]:
+        mean, raw = stats.float().chunk(2, -1)
+        return mean, 2 * torch.sigmoid(raw / 2) + self.min_std
+
+
+Latent = CategoricalLatent | GaussianLatent
+
+
+def make_latent(kind: str, stoch: int, classes: int) -> Latent:
+    return CategoricalLatent(stoch, classes) if kind == "categorical" else GaussianLatent(stoch)
