@@ -55,7 +55,7 @@ class MyDuck:
         self.seeds = []
 
     def reset(self, **kwargs):
-        self.seeds.append(kwargs.get("seed"))
+        self.seeds.append(kwargs)
         return 1, {}
 
     def step(self, action):
@@ -110,7 +110,7 @@ def test_a_class_without_base_works_and_only_the_first_reset_is_seeded(registere
         assert row.is_terminal[0] and row.reward[0] == 1 and envs.time_limit is None
         envs.step(LEFT)
         envs.reset()
-        assert base(envs).seeds == [7, None, None]
+        assert base(envs).seeds == [{"seed": 7}, {}, {}]
 
 
 def test_a_gymnasium_class_receives_env_kwargs(registered):

@@ -71,25 +71,25 @@ def test_a_window_keeps_the_pace_and_draws_every_frame(headless, monkeypatch):
     assert CartPoleEnv.metadata == metadata
 
 
-@pytest.mark.parametrize("make", [MyRaw, MyDuck])
-def test_raw_environments_are_asked_to_draw(registered, make):
-    registered["Mine"] = make
-    with pytest.warns(UserWarning) if make is MyRaw else _nothing():
-        envs = make_envs(config("Mine", fps=1000), render_mode="human")
+def test_raw_environments_are_asked_to_draw_at_the_pace(registered):
+    registered["Mine"] = MyRaw
+    with pytest.warns(UserWarning, match="infinite bounds"):
+        envs = make_envs(config("Mine", fps=100), render_mode="human")
     with envs:
         envs.reset()
-        envs.step(one_hot([0], envs.action_spec.size))
-        if make is MyRaw:
-            assert base(envs).calls == ["reset", "render", [1.0], "render"]
-            assert base(envs).config.render_mode == "human"
+        start = time.monotonic()
+        for _ in range(3):
+            envs.step(np.ones((1, 1), np.float32))
+        assert 0.03 * 0.9 < time.monotonic() - start < 1.0
+        assert base(envs).calls == ["reset", "render", *[[1.0], "render"] * 3]
+        assert base(envs).config.render_mode == "human"
 
 
-class _nothing:
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        return None
+def test_what_cannot_draw_still_runs_in_a_window(registered):
+    registered["Duck"] = MyDuck
+    with make_envs(config("Duck", fps=1000), render_mode="human") as envs:
+        envs.reset()
+        assert envs.step(one_hot([0], 2)).reward.tolist() == [1]
 
 
 def test_an_environment_that_gives_frames_gets_a_window(headless):

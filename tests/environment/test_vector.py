@@ -70,14 +70,13 @@ def test_rows_own_their_arrays(asynchronous):
         first = envs.reset()
         second = envs.step(action)
         action[:] = 7
-        first.is_last[:] = True  # what a reader does to a row must not reach the environments
-        envs.step(one_hot([3], 5))
+        third = envs.step(one_hot([3], 5))
         assert first.obs["vector"].tolist() == [[0, 0, -1]]
         assert second.obs["vector"].tolist() == [[0, 1, 2]] and second.action.tolist() == [[0, 0, 1, 0, 0]]
         assert second.reward.tolist() == [1] and not second.is_first.any()
         for array in (second.action, second.reward, second.obs["vector"]):
             assert array.dtype == np.float32
-        second.is_last[:] = True
+        third.is_last[:] = True  # what a reader does to a row must not reach the environments
         assert not envs.step(one_hot([3], 5)).is_first.any()
 
 
@@ -147,6 +146,16 @@ def _closes_quickly(envs: RowEnvs) -> None:
     envs.close()
     assert time.monotonic() - start < 1.5
     assert not any(worker.is_alive() for worker in workers)
+
+
+def test_of_several_faults_the_first_environments_is_told():
+    factories = [lambda label=f"environment {i}": CanonicalEnv(Misbehaving("nan"), label) for i in range(3)]
+    envs = RowEnvs(make_vector(factories, asynchronous=True), [0, 1, 2])
+    envs.reset()
+    with pytest.raises(EnvironmentFault, match="environment 0"):
+        for _ in range(3):
+            envs.step(one_hot([0, 0, 0], 2))
+    _closes_quickly(envs)
 
 
 def test_a_worker_that_dies_is_a_fault():

@@ -56,6 +56,7 @@ class Agent(ABC, Generic[Config]):
         self.agent_steps = 0
         self.row: Row | None = None
         self.state: Any = None
+        self.last_metrics: dict[str, Tensor] = {}
         self.scores = np.zeros(envs.num_envs)
         self.lengths = np.zeros(envs.num_envs, dtype=np.int64)
         self.interrupt = Interrupt()
@@ -115,14 +116,15 @@ class Agent(ABC, Generic[Config]):
 
     def train_until(self, target: int) -> None:
         """Train until ``agent_steps`` reaches ``target``; the last step may pass it by parallels - 1."""
-        self.notify("on_train_begin", target)
         try:
             with self._saving(), deferred_interrupt() as self.interrupt:
+                self.notify("on_train_begin", target)
                 if self.row is None:
                     self.restart_episodes()
                 while self.agent_steps < target:
                     self._step()
                     self.interrupt.raise_if_pending()
+                self.learner.check(self.last_metrics)
         finally:
             self.notify("on_train_end")
 
@@ -152,7 +154,8 @@ class Agent(ABC, Generic[Config]):
 
     def updated(self, metrics: dict[str, Tensor]) -> None:
         """For methods: one update is done. On a CPU its health is checked at once, which costs nothing there;
-        on a GPU whenever the log is written (a bad update leaves the weights as they were)."""
+        on a GPU whenever the log is written and in the end (a bad update leaves the weights as they were)."""
+        self.last_metrics = metrics
         if self.device.type == "cpu":
             self.learner.check(metrics)
         self.notify("on_update", metrics)
@@ -170,7 +173,9 @@ class Agent(ABC, Generic[Config]):
             print(f"interrupted; saved {self.save_model(INTERRUPTED_MODEL)}", file=sys.stderr)
             raise
         except NumericalError as error:
-            raise NumericalError(f"{error}; saved as {self.save_model(LAST_GOOD_MODEL)}") from error
+            good = all(bool(parameter.isfinite().all()) for parameter in self.policy.parameters())
+            kept = f"saved as {self.save_model(LAST_GOOD_MODEL)}" if good else "the weights are not finite either, so not saved"
+            raise NumericalError(f"{error}; {kept}") from error
 
     # Evaluation ------------------------------------------------------------------------------------------------
 
@@ -209,12 +214,14 @@ class Agent(ABC, Generic[Config]):
         return path
 
     def load_model(self, place: str | Path) -> Path:
-        """Load what ``save_model`` wrote: a file, a run folder, or a folder of run folders (see ``find_model``).
+        """Load what ``save_model`` wrote: a file, a run folder, or a folder of run folders (see ``find_model``);
+        a bare name is looked for in the run folder first.
 
         Raises:
             ModelFileError: not found, damaged, or of another method, format or shape; nothing is changed then.
         """
-        path = find_model(Path(place))
+        own = Path(place) if self._folder is None else self._folder / place
+        path = find_model(own if own.exists() else Path(place))
         load_model_file(path, self)
         return path
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from xrl.agents.base import Agent
 from xrl.common.callback import Callback
@@ -38,6 +39,7 @@ class DreamerV2Agent(Agent[DreamerV2Config]):
         noise = torch_generator(self.config.seed, "learning", self.device)
         self.learner: DreamerV2Learner = DreamerV2Learner(self.policy, self.config, noise)
         self.should_train = Every(self.config.train_every)
+        self.said: set[str] = set()
         self.policy_acts = False  # instead of chance
         self.learning = False
         self.loaded_at = 0  # agent steps of a loaded model: its replay starts empty and fills first
@@ -80,11 +82,13 @@ class DreamerV2Agent(Agent[DreamerV2Config]):
     def maybe_start_learning(self) -> None:
         """Once enough is stored: in a new run the first updates, then fresh episodes for the policy to act in."""
         assert self.replay is not None
-        if self.agent_steps - self.loaded_at < self.config.start_training or not self.replay.ready:
+        if self.agent_steps - self.loaded_at < self.config.start_training:
+            return
+        if not self.replay.ready:
+            self.say_once(f"no updates yet: {self.replay.why_not_ready()}")
             return
         if self.replay.sampling_unfinished:
-            print("replay: no episode of replay.min_length has ended yet; sampling the unfinished ones meanwhile",
-                  file=sys.stderr)
+            self.say_once("replay: no episode of replay.min_length has ended yet; sampling the unfinished ones")
         self.learning = True
         if not self.policy_acts:
             for _ in range(self.config.pretrain):
@@ -92,8 +96,16 @@ class DreamerV2Agent(Agent[DreamerV2Config]):
             self.policy_acts = True
             self.restart_episodes()
 
+    def say_once(self, message: str) -> None:
+        if message.partition(":")[0] not in self.said:
+            self.said.add(message.partition(":")[0])
+            tqdm.write(message, file=sys.stderr)
+
     def learn(self) -> None:
         assert self.replay is not None
+        if not self.replay.ready:  # the unfinished episode that was sampled so far has ended too short
+            self.say_once(f"no update: {self.replay.why_not_ready()}")
+            return
         self.updated(self.learner.update(self.replay.sample(self.config.batch_size, self.rng)))
 
     def make_replay(self) -> SequenceReplay:

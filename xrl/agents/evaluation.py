@@ -34,12 +34,12 @@ def play(act: Callable[..., tuple[np.ndarray, Any]], state: Any, envs: RowEnvs, 
         between_steps()
         scores = np.where(row.is_first, 0.0, scores + row.reward)
         lengths = np.where(row.is_first, 0, lengths + 1)
-        endless = lengths >= LONGEST_EPISODE
-        for env in np.flatnonzero((row.is_last | endless) & (quota > 0)):
+        endless = (lengths >= LONGEST_EPISODE) & ~row.is_last & (quota > 0)
+        for env in np.flatnonzero((row.is_last & (quota > 0)) | endless):
             done.append((float(scores[env]), int(lengths[env])))
             quota[env] -= 1
-        if (endless & ~row.is_last).any():
+        if endless.any():
             warnings.warn(f"evaluation: an episode had not ended after {LONGEST_EPISODE} agent steps and was cut; "
                           "set environment.time_limit", stacklevel=2)
-            scores, lengths, quota = scores * ~endless, lengths * ~endless, np.where(endless, 0, quota)
+            quota[endless] = 0  # the environment would only go on with the same episode
     return Evaluation(tuple(score for score, _ in done), tuple(length for _, length in done))

@@ -34,6 +34,10 @@ def load_model_file(path: Path, agent: Agent[Any]) -> None:
         raise ModelFileError(f"{path}: made for {metadata['spaces']} ({metadata['env_id']}), but this environment "
                              f"({agent.config.env_id}) has {_spaces(agent)}; use a model of this environment")
     expected, _ = _split(agent.state_dict())
+    for name in expected.keys() & tensors.keys():
+        # A generator's state fits its own kind of device: on another one the agent's stays as it is.
+        if name.rpartition("/")[2] == "generator" and tensors[name].shape != expected[name].shape:
+            tensors[name] = expected[name]
     for name in sorted(expected.keys() | tensors.keys()):
         have, want = tensors.get(name), expected.get(name)
         if have is None or want is None or have.shape != want.shape:

@@ -27,7 +27,6 @@ class MetricLog(Callback):
         self.logger: Logger | None = None
         self.names: list[str] = []
         self.pending: list[Tensor] = []
-        self.last_metrics: dict[str, Tensor] = {}
         self.written_at = 0
         self.clock = (0.0, 0, 0)  # seconds, agent steps and updates at the last record
 
@@ -36,12 +35,12 @@ class MetricLog(Callback):
         self.written_at = agent.agent_steps
 
     def on_update(self, agent: Agent[Any], metrics: dict[str, Tensor]) -> None:
-        self.names, self.last_metrics = list(metrics), metrics
+        self.names = list(metrics)
         self.pending.append(torch.stack(list(metrics.values())))
 
     def on_step(self, agent: Agent[Any]) -> None:
         if agent.agent_steps >= self.written_at + agent.config.log_interval:
-            self.flush(agent)
+            agent.learner.check(self.flush(agent))
 
     def on_episode_end(self, agent: Agent[Any], episode: Episode) -> None:
         self._write(agent, {"episode/return": episode.score, "episode/length": episode.length})
@@ -62,22 +61,21 @@ class MetricLog(Callback):
             self.logger.close()
             self.logger = None
 
-    def flush(self, agent: Agent[Any]) -> None:
-        """Write what has gathered: the one place where metrics leave the device."""
+    def flush(self, agent: Agent[Any]) -> dict[str, Tensor]:
+        """Write what has gathered, and return its means: the one place where metrics leave the device."""
         self.written_at = agent.agent_steps
-        record: dict[str, float] = {}
+        means: dict[str, Tensor] = {}
         if self.pending:
-            means = torch.stack(self.pending).mean(0).tolist()
-            record |= dict(zip(self.names, means, strict=True))
+            means = dict(zip(self.names, torch.stack(self.pending).mean(0).cpu(), strict=True))
             self.pending = []
+        record = {name: float(mean) for name, mean in means.items()}
         now = (time.perf_counter(), agent.agent_steps, agent.updates)
         seconds, steps, updates = (new - old for new, old in zip(now, self.clock, strict=True))
         self.clock = now
         if seconds > 0:
             record |= {"time/fps": steps * agent.envs.action_repeat / seconds, "time/updates_per_s": updates / seconds}
         self._write(agent, record)
-        if self.last_metrics:
-            agent.learner.check(self.last_metrics)
+        return means
 
     def _write(self, agent: Agent[Any], metrics: dict[str, float]) -> None:
         if self.logger is None:
@@ -110,11 +108,7 @@ class Progress(Callback):
         if self.bar is None:
             return
         if self.bar.update(agent.agent_steps - self.bar.n):
-            seconds = time.perf_counter() - self.clock[0]
-            recent = f"{sum(self.returns) / len(self.returns):.1f}" if self.returns else "-"
-            self.bar.set_postfix_str(
-                f"frames {agent.frames}, return {recent}, updates {agent.updates}, "
-                f"{(agent.frames - self.clock[1]) / max(seconds, 1e-9):.0f} frames/s", refresh=False)
+            self.bar.set_postfix_str(self._numbers(agent), refresh=False)
 
     def on_episode_end(self, agent: Agent[Any], episode: Episode) -> None:
         self.returns.append(episode.score)
@@ -125,5 +119,12 @@ class Progress(Callback):
 
     def on_train_end(self, agent: Agent[Any]) -> None:
         if self.bar is not None:
+            self.bar.set_postfix_str(self._numbers(agent), refresh=False)
             self.bar.close()
             self.bar = None
+
+    def _numbers(self, agent: Agent[Any]) -> str:
+        seconds = time.perf_counter() - self.clock[0]
+        recent = f"{sum(self.returns) / len(self.returns):.1f}" if self.returns else "-"
+        return (f"frames {agent.frames}, return {recent}, updates {agent.updates}, "
+                f"{(agent.frames - self.clock[1]) / max(seconds, 1e-9):.0f} frames/s")

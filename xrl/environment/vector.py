@@ -131,8 +131,6 @@ class _Workers(AsyncVectorEnv[Any, Any]):
         if not failures:
             return
         self._state = AsyncState.DEFAULT
-        for index, *_ in failures:
-            self.parent_pipes[index].close()
         _, _, error, trace = min(failures, key=lambda failure: failure[0])
         raise error from _WorkerTraceback(f"\n{trace}")
 

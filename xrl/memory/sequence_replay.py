@@ -117,7 +117,7 @@ class SequenceReplay:
         flags: (T, B). Raises ConfigError when there is nothing to draw from (see ``ready``).
         """
         if not self.ready:
-            raise ConfigError(self._why_not_ready())
+            raise ConfigError(self.why_not_ready())
         draw = self._draw_steps if self._sampling == "steps" else self._draw_episodes
         env, first = draw(batch_size, rng)
         numbers = first + np.arange(self._seq_len)[:, None]
@@ -195,7 +195,8 @@ class SequenceReplay:
         surviving = episodes[:, 2] - np.maximum(episodes[:, 1], self._oldest)
         return episodes[surviving >= self._seq_len]
 
-    def _why_not_ready(self) -> str:
+    def why_not_ready(self) -> str:
+        """What is missing for ``sample``, with the keys that would change it."""
         if self._sampling == "steps":
             return (f"start_training: the replay holds {self._size} rows per environment, too few for a sequence of "
                     f"seq_len = {self._seq_len}; raise start_training")

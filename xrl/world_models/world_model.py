@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from xrl.common.errors import ConfigError
 from xrl.common.row import ActionSpec, ObsSpec
 from xrl.configs.schemas.dreamer_v2 import WorldModelConfig
 from xrl.nn.encoders import ObsDecoder, ObsEncoder, names_of
@@ -17,7 +18,7 @@ class WorldModel(nn.Module):
     """What DreamerV2 learns about its environment.
 
     Raises:
-        ValueError: ``obs_scale`` has another length than the vector observations together.
+        ConfigError: ``obs_scale`` has another length than the vector observations together.
     """
 
     def __init__(self, obs_spec: dict[str, ObsSpec], action_spec: ActionSpec, config: WorldModelConfig) -> None:
@@ -45,7 +46,7 @@ class WorldModel(nn.Module):
         sizes = [self.obs_spec[name].shape[0] for name in self.vectors]
         entries = list(scale) if isinstance(scale, tuple) else [scale] * sum(sizes)
         if len(entries) != sum(sizes):
-            raise ValueError(f"world_model.obs_scale: {len(entries)} numbers for {sum(sizes)} vector entries "
-                             f"({', '.join(self.vectors) or 'no vector'}); give one per entry, or a single number")
+            raise ConfigError(f"world_model.obs_scale: {len(entries)} numbers for {sum(sizes)} vector entries "
+                              f"({', '.join(self.vectors) or 'no vector'}); give one per entry, or a single number")
         for i, part in enumerate(torch.tensor(entries).split(sizes) if sizes else ()):
             self.register_buffer(f"scale_{i}", part.clone(), persistent=False)

@@ -1,0 +1,143 @@
+"""The documentation is true: its Python runs, its command lines resolve, its tables and links match the code.
+
+Every ``python`` block of every page runs, the text unchanged: the blocks of a page in order, in one namespace, in
+an empty folder. One more configuration layer, on top of everything, makes networks and runs small. A block whose
+first line is a comment with a file name is that file; a Python file is imported.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+import xrl
+from xrl.__main__ import main
+from xrl.common import config as config_module
+from xrl.common.config_files import read_yaml
+from xrl.common.config_keys import Layer, keys_of, make_layer, merge
+from xrl.common.logger import COUNTERS
+from xrl.configs.schemas.dreamer_v2 import DreamerV2Config
+from xrl.configs.xuance import RENAMED
+from xrl.environment import REGISTRY_ENV
+from xrl.methods import METHODS
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
+FILE_NAME = re.compile(r"# ([\w-]+\.(?:py|yaml))\b")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+CODE = re.compile(r"`((?:xrl|tests|docs)/[\w./-]+\.(?:py|yaml|md))(?::([\w.]+))?`")
+
+DEBUG = ROOT / "xrl/configs/dreamer_v2/presets/debug.yaml"
+SMALL = make_layer("small", read_yaml(DEBUG), DreamerV2Config).values | {
+    "running_steps": 60, "start_training": 30, "eval_interval": 30, "test_episode": 2, "train_every": 15,
+    "buffer_size": 1000, "environment.time_limit": 25, "logger": "none", "device": "cpu"}
+
+
+def page_id(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def blocks(page: Path, *languages: str) -> list[str]:
+    return [text for language, text in FENCE.findall(page.read_text(encoding="utf-8")) if language in languages]
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path):
+    """An empty folder to run in, a last layer that makes everything small, and registries put back afterwards."""
+    def merge_small(schema, layers):
+        known = keys_of(schema).leaves
+        last = Layer("small", {key: value for key, value in SMALL.items() if key in known})
+        return merge(schema, [*layers, last])
+
+    monkeypatch.setattr(config_module, "merge", merge_small)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    families, methods, modules, threads = dict(REGISTRY_ENV), dict(METHODS.items()), set(sys.modules), (
+        torch.get_num_threads())
+    torch.set_num_threads(1)
+    yield tmp_path
+    torch.set_num_threads(threads)
+    REGISTRY_ENV.clear()
+    REGISTRY_ENV.update(families)
+    METHODS.clear()
+    METHODS.update(methods)
+    for name in set(sys.modules) - modules:
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_python_runs_and_command_lines_resolve(page, small, monkeypatch):
+    python, commands = blocks(page, "python"), blocks(page, "console")
+    for text in [*python, *blocks(page, "yaml")]:
+        if named := FILE_NAME.match(text):
+            (small / named[1]).write_text(text, encoding="utf-8")
+    module = ModuleType("page")
+    monkeypatch.setitem(sys.modules, "page", module)
+    for number, text in enumerate(python, 1):
+        if named := FILE_NAME.match(text):
+            importlib.import_module(Path(named[1]).stem)
+        else:
+            exec(compile(text, f"{page_id(page)}, Python block {number}", "exec"), module.__dict__)
+    for line in "".join(commands).splitlines():
+        if line.startswith(("xrl ", "python -m xrl ")):
+            command, *arguments = shlex.split(line.removeprefix("python -m "))[1:]
+            assert command in ("train", "test", "benchmark", "config"), line
+            assert main(["config", *arguments]) == 0, line
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_blocks_are_of_a_known_kind(page):
+    languages = re.findall(r"^```(\w*)$", page.read_text(encoding="utf-8"), re.M)[::2]
+    assert set(languages) <= {"python", "yaml", "console", "text"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_links_and_names_of_code_exist(page):
+    text = page.read_text(encoding="utf-8")
+    prose = FENCE.sub("", text)
+    for target in LINK.findall(prose):
+        if not target.startswith(("http", "#")):
+            assert (page.parent / target.partition("#")[0]).exists(), f"{page_id(page)} links to {target}"
+    for path, name in CODE.findall(text):
+        assert (ROOT / path).is_file(), f"{page_id(page)} names {path}"
+        for part in name.split(".") if name else []:
+            defined = rf"^\s*(?:def {part}\b|class {part}\b|{part}\b.*=)"
+            assert re.search(defined, (ROOT / path).read_text(encoding="utf-8"), re.M), f"{path} has no {name}"
+
+
+@pytest.mark.parametrize(("env", "env_id"), [("classic_control", "CartPole-v1"), ("toy", "Catch-v0")])
+def test_every_logged_key_is_explained_and_nothing_else(small, env, env_id):
+    page = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
+    explained = set(re.findall(r"^\| `([\w/]+)` \|", page, re.M))
+    folder = xrl.get_runner(method="DreamerV2", env=env, env_id=env_id).benchmark()
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert all(record.keys() >= set(COUNTERS) for record in records)
+    logged = set().union(*records)
+    other_kind = {"model/image_loss"} if env == "classic_control" else {"model/vector_loss"}
+    assert logged == explained - other_kind
+
+
+def test_table_of_keys_is_up_to_date():
+    spec = importlib.util.spec_from_file_location("render_configs", ROOT / "docs/render_configs.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    page = script.PAGE.read_text(encoding="utf-8")
+    assert page == script.updated(page), "run: python docs/render_configs.py"
+
+
+def test_names_of_xuance_are_those_that_load():
+    page = (ROOT / "docs/configs.md").read_text(encoding="utf-8")
+    rows = {(theirs, ours) for line in page.splitlines() if (cells := [c.strip(" `") for c in line.split("|")])
+            and len(cells) == 5 for theirs, ours in [(cells[2], cells[3])] if theirs in RENAMED}
+    assert rows == set(RENAMED.items())
