@@ -79,7 +79,8 @@ def random_row(lead: tuple[int, ...] = (5, 3), obs: dict[str, ObsSpec] = VECTOR,
     is_terminal[:-1] = is_first[1:]
     is_terminal[-1, -1] = True
     reward = rng.normal(size=lead).astype(np.float32)
-    return Row({name: entry(spec) for name, spec in obs.items()}, actions, reward, is_first, is_terminal.copy(), is_terminal)
+    entries = {name: entry(spec) for name, spec in obs.items()}
+    return Row(entries, actions, reward, is_first, is_last=is_terminal.copy(), is_terminal=is_terminal)
 
 
 @contextmanager

@@ -109,7 +109,8 @@ def test_callbacks_in_order(workshop):
     assert order[0] == ("train_begin", 0, 0) and recorder.events[0][3] == 30
     assert [event[:2] for event in order if event[0] == "step"] == steps
     # Two first updates at step 10, then one at 11 (the grid's first), 16, 21, 26; each before its step's on_step.
-    assert [event[1:] for event in order if event[0] == "update"] == [(10, 1), (10, 2), (11, 3), (16, 4), (21, 5), (26, 6)]
+    updates = [event[1:] for event in order if event[0] == "update"]
+    assert updates == [(10, 1), (10, 2), (11, 3), (16, 4), (21, 5), (26, 6)]
     assert order.index(("update", 16, 4)) == order.index(("step", 16, 4)) - 1
     assert [event[0] for event in order[-3:]] == ["train_end", "evaluation", "finish"]
 

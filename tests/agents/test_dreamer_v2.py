@@ -106,7 +106,7 @@ def row_for(agent, is_first) -> Row:
 def some_state(agent, count) -> State:
     zeros = agent.initial_state(count)
     generator = torch.Generator().manual_seed(9)
-    return State(torch.randn(zeros.deter.shape, generator=generator), torch.randn(zeros.stoch.shape, generator=generator))
+    return State(*(torch.randn(part.shape, generator=generator) for part in (zeros.deter, zeros.stoch)))
 
 
 def act(agent, row, state, seed=0, explore=True):
@@ -167,7 +167,8 @@ def test_the_latent_state_goes_from_step_to_step(workshop):
 def test_the_same_seed_is_the_same_run(workshop, parallels):
     runs = [workshop.agent(parallels=parallels, seed=seed, log_interval=10) for seed in (3, 3, 4)]
     for agent in runs:
-        random.seed(), np.random.seed(None)  # noqa: B018  whatever the process did in between
+        random.seed()  # whatever the process did in between
+        np.random.seed(None)
         torch.seed()
         agent.train(60)
     first, again, other = runs
@@ -180,7 +181,8 @@ def test_the_same_seed_is_the_same_run(workshop, parallels):
 def test_another_env_seed_is_another_run_of_the_same_networks(workshop):
     first, other = workshop.agent(env_seed=1), workshop.agent(env_seed=2)
     assert same(weights(first), weights(other))
-    first.train(40), other.train(40)  # noqa: B018
+    first.train(40)
+    other.train(40)
     assert not same(weights(first), weights(other))
 
 
@@ -202,8 +204,9 @@ def test_a_run_with_evaluations_is_the_run_without(workshop):
 
 def generators(agent):
     return [repr(state) for state in (
-        agent.rng.bit_generator.state, agent.generator.get_state().tolist(), agent.learner.generator.get_state().tolist(),
-        random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())]
+        agent.rng.bit_generator.state, agent.generator.get_state().tolist(),
+        agent.learner.generator.get_state().tolist(), random.getstate(), np.random.get_state()[1].tolist(),
+        torch.get_rng_state().tolist())]
 
 
 def test_an_evaluation_touches_nothing(workshop, watched):

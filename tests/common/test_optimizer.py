@@ -136,8 +136,16 @@ def test_a_bad_gradient_changes_nothing_and_is_remembered(bad):
         (adam.weights, adam.mean, adam.square, adam.steps), before, strict=True))
     assert not adam.healthy and adam.culprit() == "layer.bias"
     adam.step(good)
-    assert not adam.healthy, "once ill it stays ill, until somebody looks"
+    assert not adam.healthy and adam.culprit() == "layer.bias", "once ill it stays ill, until somebody looks"
     assert adam.weights.isfinite().all() and adam.steps == 2
+
+
+def test_a_gradient_whose_norm_overflows_is_as_bad():
+    layer = nn.Linear(3, 2)
+    adam = Adam(layer.named_parameters(), lr=0.1, eps=1e-5, clip=1.0, weight_decay=0.0)
+    before = adam.weights.clone()
+    adam.step([torch.zeros(2, 3), torch.full((2,), 1e30)])
+    assert torch.equal(adam.weights, before) and not adam.healthy and adam.culprit() == "bias"
 
 
 def test_a_bad_very_first_gradient():

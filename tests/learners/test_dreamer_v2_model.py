@@ -83,21 +83,21 @@ def test_loss_equals_torch_distributions(changes):
 
 
 @pytest.mark.parametrize(("balance", "free_nats", "free_avg"), [
-    (0.8, 0.0, True), (0.3, 0.0, True), (0.8, 1.0, True), (0.8, 1.0, False), (0.8, 100.0, True), (0.8, 100.0, False)])
+    (0.8, 0.0, True), (0.3, 0.0, True), (0.8, 0.8, True), (0.8, 0.8, False), (0.8, 100.0, True), (0.8, 100.0, False)])
 def test_gaussian_kl_and_its_options(balance, free_nats, free_avg):
     changes = {"world_model.rssm.latent": "gaussian", **kl_options(2.0, balance, free_nats, free_avg)}
     with float64():
         learner, batch = setting(changes)
         for layer in (learner.model.rssm.obs_stats, learner.model.rssm.img_stats):
-            nn.init.normal_(layer.bias, std=1.0)
+            nn.init.normal_(layer.weight, std=2.0)
         batch = double_batch(batch)
         _, _, *stats = filtered(learner, batch)
         laws = [Normal(s[..., :4], 2 / (1 + torch.exp(-s[..., 4:] / 2)) + 0.1) for s in stats]
         kl = kl_divergence(*laws).sum(-1)
         clipped = kl.mean().clamp(min=free_nats) if free_avg else kl.clamp(min=free_nats).mean()
         loss, _, metrics = learner.model_loss(batch)
-    if free_nats == 1.0:
-        assert kl.min() < 1.0 < kl.mean(), "entries are clipped where the mean is not"
+    if free_nats == 0.8:
+        assert kl.min() < 0.8 < kl.mean(), "entries are clipped where the mean is not"
     heads = sum(metrics[f"model/{name}_loss"] for name in ("vector", "reward", "discount"))
     torch.testing.assert_close(loss - heads, 2.0 * clipped)
     torch.testing.assert_close(metrics["model/kl"], kl.mean())
@@ -214,13 +214,13 @@ def test_episodes_in_one_sequence_do_not_leak_into_each_other():
 def test_constant_batch_is_learned():
     """Losses fall to the constants of a perfect prediction: ln sqrt(2 pi) per number, the entropy of the label."""
     opt = {"model_opt.lr": 1e-3, "gamma": 0.999}
-    learner, row = tiny_learner(opt, IMAGE), random_row((4, 2), IMAGE)
+    learner, row = tiny_learner(opt, IMAGE), random_row((3, 1), IMAGE)
     row.obs["image"][:] = 200
     row.action[:], row.reward[:] = row.action[0, 0], 1.0
     row.is_first[1:], row.is_terminal[:] = False, False
     batch = learner.to_device(row)
     first = None
-    for _ in range(400):
+    for _ in range(250):
         loss, _, metrics = learner.model_loss(batch)
         learner.model_opt.minimize(loss)
         first = first or {name: value.item() for name, value in metrics.items()}

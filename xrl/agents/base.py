@@ -174,7 +174,7 @@ class Agent(ABC, Generic[Config]):
             raise
         except NumericalError as error:
             good = all(bool(parameter.isfinite().all()) for parameter in self.policy.parameters())
-            kept = f"saved as {self.save_model(LAST_GOOD_MODEL)}" if good else "the weights are not finite either, so not saved"
+            kept = f"saved as {self.save_model(LAST_GOOD_MODEL)}" if good else "not saved: its weights are not finite"
             raise NumericalError(f"{error}; {kept}") from error
 
     # Evaluation ------------------------------------------------------------------------------------------------

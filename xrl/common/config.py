@@ -25,10 +25,15 @@ from xrl.methods import METHODS, find_method
 
 @dataclass(frozen=True)
 class ResolvedConfig:
-    """A validated config, and for every dotted key the source of its value."""
+    """A validated config, for every dotted key the source of its value, and which sources are the user's."""
 
     config: RunConfig
     origins: dict[str, str]
+    user_labels: frozenset[str]
+
+    def said(self) -> dict[str, Any]:
+        """The values that the user gave, in a file, as keywords or on the command line, by dotted key."""
+        return {key: value for key, value in flatten(self.config).items() if self.origins[key] in self.user_labels}
 
 
 def load_config(
@@ -120,7 +125,8 @@ def _resolve(sources: list[tuple[str, Pairs]]) -> ResolvedConfig:
     preset = _last([Layer("default", keys_of(schema).defaults), *shipped, *user], "preset")
     overlay = _file_layer(_folder(method) / "presets" / f"{preset}.yaml", schema, f"preset {preset}")
     canonical = Layer(next(layer.label for layer in reversed(user) if "method" in layer.values), {"method": method})
-    return ResolvedConfig(*merge(schema, [*shipped, *overlay, *user, canonical]))
+    config, origins = merge(schema, [*shipped, *overlay, *user, canonical])
+    return ResolvedConfig(config, origins, frozenset(label for label, _ in sources))
 
 
 def _find_method(tops: list[tuple[str, dict[str, Any]]]) -> str:

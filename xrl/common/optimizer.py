@@ -40,13 +40,15 @@ class Adam:
         self.square = torch.zeros_like(self.weights)
         self.steps = torch.zeros((), device=self.weights.device)
         self.healthy = torch.ones((), dtype=torch.bool, device=self.weights.device)
-        self.gradient = torch.zeros(0, device=self.weights.device)
+        self.gradient = torch.zeros_like(self.weights)
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor]) -> Tensor:
         """Apply one step; returns the global norm before clipping, a scalar on the device."""
         b1, b2 = self.betas
-        self.gradient = gradient = _flatten(gradients)
+        gradient = _flatten(gradients)
+        # The first bad one is kept for ``culprit``, which may be asked many steps later.
+        self.gradient = torch.where(self.healthy, gradient, self.gradient)
         norm = torch.linalg.vector_norm(gradient)
         finite = torch.isfinite(norm)
         self.healthy &= finite
@@ -68,12 +70,12 @@ class Adam:
         return self.step(torch.autograd.grad(loss, self.parameters))
 
     def culprit(self) -> str | None:
-        """The first parameter that holds, or whose last gradient held, NaN or infinity."""
+        """The first parameter that holds NaN or infinity, or whose gradient in the first bad step did, or was so
+        large that its norm overflows."""
         for flat in (self.weights, self.gradient):
-            if flat.numel():
-                for name, view in zip(self.names, _views(flat, self.parameters), strict=True):
-                    if not bool(torch.isfinite(view).all()):
-                        return name
+            for name, view in zip(self.names, _views(flat, self.parameters), strict=True):
+                if not bool(torch.linalg.vector_norm(view).isfinite()):
+                    return name
         return None
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -168,7 +168,7 @@ class DreamerV2Learner(Learner):
             k:         0            1          2    ..  H
             feat_k     start        *          *        *
             r_k        r(feat_0)    r(feat_1)  *        -      reward *on arriving at* feat_k
-            d_k        gamma(1-T)   d(feat_1)  *        -      d_0 is known from data
+            d_k        gamma(1-T)   d(feat_1)  *        -      d_0 is known from data; all gamma without the head
             v_k        *            *          *        *      slow critic; v_k includes r_k
             V_k        V_0          V_1        ..  V_{H-1}     V_k = r_k + d_k [(1-l) v_{k+1} + l V_{k+1}]
 
@@ -182,13 +182,16 @@ class DreamerV2Learner(Learner):
             latent_noise = model.latent.noise(horizon, count, generator=self.generator)
             feat, action = imagine(model.rssm, self.actor, start, action_noise, latent_noise)
             reward = model.reward(feat[:-1])
-            first = self.true_discount(is_terminal).unsqueeze(0)
-            later = (model.discount(feat[1:-1]) if model.discount is not None
-                     else torch.full_like(reward[1:], self.config.gamma))
-            discount = torch.cat([first, later])
+            discount = self.imagined_discount(feat, is_terminal)
             value = self.policy.slow_critic(feat)
             target = lambda_return(reward, value[1:], discount, self.config.lambda_)
         return Dream(feat, action, discount, cumulative_weight(discount), value[:-1].detach(), target)
+
+    def imagined_discount(self, feat: Tensor, is_terminal: Tensor) -> Tensor:
+        """d_0 .. d_{H-1}, (H, N), from features (H+1, N, F) and the start rows' flags (N,)."""
+        if self.model.discount is None:
+            return feat.new_full(feat[:-1].shape[:2], self.config.gamma)
+        return torch.cat([self.true_discount(is_terminal).unsqueeze(0), self.model.discount(feat[1:-1])])
 
     # Behaviour -------------------------------------------------------------------------------------------------
 
@@ -211,7 +214,7 @@ class DreamerV2Learner(Learner):
             gain = mix * dynamics + (1 - mix) * reinforce if mix else reinforce
         loss = -(dream.weight[:last] * (gain + config.entropy * entropy)).mean()
         return loss, {"actor/loss": loss, "actor/entropy": entropy.mean(), "actor/advantage": advantage.mean(),
-                      "actor/advantage_std": advantage.std()}
+                      "actor/advantage_std": advantage.std(correction=0)}
 
     @torch.no_grad()
     def advantage(self, dream: Dream) -> Tensor:

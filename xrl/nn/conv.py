@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,7 +20,7 @@ class ConvEncoder(nn.Module):
         super().__init__()
         sizes = [channels, depth, 2 * depth, 4 * depth, 8 * depth]
         blocks: list[nn.Module] = []
-        for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+        for inputs, outputs in pairwise(sizes):
             blocks.append(nn.Conv2d(inputs, outputs, kernel_size=4, stride=2))
             if norm == "layer":
                 blocks.append(ChannelNorm(outputs))
@@ -44,7 +46,7 @@ class ConvDecoder(nn.Module):
         sizes = [32 * depth, 4 * depth, 2 * depth, depth, channels]
         self.layers = nn.ModuleList(
             nn.ConvTranspose2d(size, outputs, kernel, stride=2)
-            for size, outputs, kernel in zip(sizes, sizes[1:], self.kernels, strict=False))
+            for (size, outputs), kernel in zip(pairwise(sizes), self.kernels, strict=True))
         self.norms = nn.ModuleList(
             ChannelNorm(size) if norm == "layer" else nn.Identity() for size in sizes[1:-1])
         self.apply(glorot)

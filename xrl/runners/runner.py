@@ -72,10 +72,7 @@ class Runner:
         """
         path = find_model(Path(self.config.model_dir) / experiment_name(self.config))
         saved = flatten(as_config(read_metadata(path)["config"]))
-        shipped = load_config(self.config.method, self.config.env_name, self.config.env_id).origins
-        said = {key: value for key, value in flatten(self.config).items()
-                if self.resolved.origins[key] not in (shipped[key], f"preset {self.config.preset}")}
-        config = as_config({**saved, **said})
+        config = as_config({**saved, **self.resolved.said()})
         with make_envs(config, parallels=1) as envs:
             agent = make_agent(config, envs, ())
             agent.load_model(path)

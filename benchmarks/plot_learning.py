@@ -1,0 +1,59 @@
+"""Draw docs/images/learning.png from the records of benchmarks/learning.py, and print their table as Markdown.
+
+    python benchmarks/plot_learning.py        (needs matplotlib: pip install "xrl[report]")
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "learning"
+TASKS = {"CartPole-v1": (475.0, "return"), "Pendulum-v1": (-200.0, "return"), "Catch-v0": (0.8, "return")}
+
+
+def main() -> None:
+    tasks = {task: load(task) for task in TASKS if (RESULTS / task).is_dir()}
+    figure, axes = plt.subplots(1, len(tasks), figsize=(4 * len(tasks), 3.2), squeeze=False)
+    for axis, (task, records) in zip(axes[0], tasks.items(), strict=True):
+        draw(axis, task, records)
+    figure.tight_layout()
+    path = ROOT / "docs" / "images" / "learning.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    print("| task | seed | best model: test mean | last model: test mean | wall time | commit |")
+    print("|---|---|---|---|---|---|")
+    for task, records in tasks.items():
+        for record in records:
+            print(f"| {task} | {record['seed']} | {record['best']['test_mean']:.1f} | {record['last']['test_mean']:.1f} "
+                  f"| {record['wall_s'] / 60:.1f} min | {record['commit']} |")
+
+
+def load(task: str) -> list[dict[str, Any]]:
+    paths = sorted((RESULTS / task).glob("seed_*.json"))
+    return [json.loads(path.read_text()) for path in paths]
+
+
+def draw(axis: Any, task: str, records: list[dict[str, Any]]) -> None:
+    """Every seed thin, their mean thick, the threshold dashed."""
+    threshold, label = TASKS[task]
+    for record in records:
+        axis.plot(record["curve"]["frames"], record["curve"]["eval_return"], color="tab:blue", alpha=0.35, linewidth=1)
+    mean = np.mean([record["curve"]["eval_return"] for record in records], axis=0)
+    axis.plot(records[0]["curve"]["frames"], mean, color="tab:blue", linewidth=2, label=f"mean of {len(records)} seeds")
+    axis.axhline(threshold, color="gray", linestyle="--", linewidth=1, label=f"{threshold:g}")
+    axis.set(title=task, xlabel="frames", ylabel=f"evaluation {label}")
+    axis.legend(loc="lower right", fontsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+if __name__ == "__main__":
+    main()

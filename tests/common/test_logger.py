@@ -1,0 +1,137 @@
+"""Where records go: JSON lines always, TensorBoard or wandb beside them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from xrl.common.errors import ConfigError
+from xrl.common.logger import COUNTERS, Logger
+
+FIRST = {"agent_steps": 5, "frames": 20, "updates": 1}
+SECOND = {"agent_steps": 10, "frames": 40, "updates": 2}
+
+
+def logger(kind, folder) -> Logger:
+    return Logger(kind, folder, project="my-project", name="my-run", config={"seed": 3})
+
+
+def write_two(log: Logger) -> None:
+    log.write({"model/kl": 0.5}, FIRST)
+    log.write({"model/kl": 0.25, "eval/return": -1.0}, SECOND)
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("kind", ["none", "tensorboard"])
+def test_json_lines_are_always_written_with_the_counters_on_each(tmp_path, kind):
+    log = logger(kind, tmp_path / "new" / "folder")
+    write_two(log)
+    log.close()
+    folder = tmp_path / "new" / "folder"
+    assert lines(folder) == [{**FIRST, "model/kl": 0.5}, {**SECOND, "model/kl": 0.25, "eval/return": -1.0}]
+    assert tuple(FIRST) == COUNTERS
+    assert len(list(folder.iterdir())) == (1 if kind == "none" else 2)
+
+
+def test_a_killed_run_keeps_every_line(tmp_path):
+    log = logger("none", tmp_path)
+    log.write({"model/kl": 0.5}, FIRST)
+    assert len(lines(tmp_path)) == 1  # before it is closed
+    log.close()
+
+
+def test_a_log_that_is_opened_again_goes_on(tmp_path):
+    for _ in range(2):
+        log = logger("none", tmp_path)
+        write_two(log)
+        log.close()
+        log.close()  # a second time is no harm
+    assert len(lines(tmp_path)) == 4
+
+
+def test_tensorboard_has_the_same_values_over_frames(tmp_path):
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    log = logger("tensorboard", tmp_path)
+    write_two(log)
+    log.close()
+    events = event_accumulator.EventAccumulator(str(tmp_path))
+    events.Reload()
+    curves = {key: [(event.step, event.value) for event in events.Scalars(key)] for key in events.Tags()["scalars"]}
+    assert curves == {"model/kl": [(20, 0.5), (40, 0.25)], "eval/return": [(40, -1.0)]}
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A user who never heard of wandb."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def fake_wandb(monkeypatch):
+    seen = SimpleNamespace(init=[], logged=[], finished=0)
+
+    def finish():
+        seen.finished += 1
+
+    run = SimpleNamespace(log=lambda record, step: seen.logged.append((record, step)), finish=finish)
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(
+        init=lambda **keywords: seen.init.append(keywords) or run, Settings=lambda **keywords: keywords))
+    return seen
+
+
+def test_wandb_gets_records_with_counters_over_frames(tmp_path, home, fake_wandb, capsys):
+    log = logger("wandb", tmp_path / "run")
+    write_two(log)
+    log.close()
+    (init,) = fake_wandb.init
+    assert (init["project"], init["name"], init["dir"], init["config"], init["mode"]) == (
+        "my-project", "my-run", str(tmp_path / "run"), {"seed": 3}, "offline")
+    assert fake_wandb.logged == [({"model/kl": 0.5, **FIRST}, 20),
+                                 ({"model/kl": 0.25, "eval/return": -1.0, **SECOND}, 40)]
+    assert fake_wandb.finished == 1 and len(lines(tmp_path / "run")) == 2
+    assert "wandb: offline" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("variables", "netrc", "mode"), [
+    ({}, "", "offline"), ({"WANDB_API_KEY": "k"}, "", "online"), ({"WANDB_MODE": "disabled"}, "", "disabled"),
+    ({"WANDB_MODE": "offline", "WANDB_API_KEY": "k"}, "", "offline"),
+    ({}, "machine api.wandb.ai\n  login user\n  password p\n", "online"),
+    ({}, "machine github.com\n  login user\n", "offline"),
+])
+def test_wandb_is_online_only_for_who_has_an_account(tmp_path, home, fake_wandb, monkeypatch, variables, netrc, mode):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    if netrc:
+        (home / (".netrc" if sys.platform != "win32" else "_netrc")).write_text(netrc)
+    logger("wandb", tmp_path / "run").close()
+    assert fake_wandb.init[0]["mode"] == mode
+
+
+def test_wandb_that_is_not_installed(tmp_path, home, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ConfigError, match=r"logger: wandb: .*not installed; `pip install wandb`, or logger:"):
+        logger("wandb", tmp_path)
+
+
+def test_wandb_itself_offline(tmp_path, home, monkeypatch):
+    """The real package, without an account and without a network: about two seconds."""
+    pytest.importorskip("wandb")
+    for name in ("WANDB_DIR", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR"):
+        monkeypatch.setenv(name, str(home))
+    log = logger("wandb", tmp_path / "run")
+    write_two(log)
+    log.close()
+    assert len(lines(tmp_path / "run")) == 2
+    (stored,) = [*tmp_path.glob("run/wandb/offline-run-*/*.wandb"), *home.glob("wandb/offline-run-*/*.wandb")]
+    assert b"model/kl" in stored.read_bytes()

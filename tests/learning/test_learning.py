@@ -1,0 +1,46 @@
+"""Learning, from nothing, with the shipped configs: the model that ``run()`` leaves for the test mode must be good.
+
+Minutes to hours: ``make learn``. What was measured with these seeds stands in docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import xrl
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("env, env_id, seeds, threshold, minutes", [
+    ("classic_control", "CartPole-v1", (1, 2, 3, 4, 5), 475.0, 8),
+    ("classic_control", "Pendulum-v1", (1, 2, 3, 4, 5), -200.0, 12),
+    ("toy", "Catch-v0", (1, 2, 3), 0.8, 30),
+])
+def test_every_seed_reaches_the_threshold(env: str, env_id: str, seeds: tuple[int, ...], threshold: float,
+                                          minutes: float, tmp_path: Path) -> None:
+    for seed in seeds:
+        said = {"method": "DreamerV2", "env": env, "env_id": env_id, "seed": seed, "env_seed": 1000 * seed,
+                "model_dir": str(tmp_path / str(seed)), "logger": "none"}
+        start = time.perf_counter()
+        xrl.get_runner(**said).run()
+        assert time.perf_counter() - start < 60 * minutes, f"seed {seed}"
+        scores = xrl.get_runner(**said, is_test=True).run()
+        assert np.mean(scores) >= threshold, f"seed {seed}"
+
+
+def test_twenty_full_size_updates_on_pong(tmp_path: Path) -> None:
+    runner = xrl.get_runner(
+        method="DreamerV2", env="atari", env_id="ALE/Pong-v5", model_dir=str(tmp_path), logger="none",
+        start_training=2000, running_steps=2000 + 18 * 16, log_interval=16, eval_interval=0, buffer_size=10_000)
+    folder = runner.run()
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    losses = [record for record in records if "model/loss" in record]
+    assert records[-1]["updates"] >= 20
+    assert all(np.isfinite(value) for record in losses for value in record.values())
+    assert losses[-1]["model/image_loss"] < losses[0]["model/image_loss"]
