@@ -125,11 +125,11 @@ def test_a_callback_that_raises_is_heard(workshop, event):
         raise LookupError("mine")
 
     setattr(Broken, event, raise_it)
-    agent = workshop.agent([Broken()])
+    agent, handler = workshop.agent([Broken()]), signal.getsignal(signal.SIGINT)
     with pytest.raises(LookupError, match="mine"):
         agent.train(40)
         agent.test(1)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_a_test_without_a_runner(workshop):
@@ -249,11 +249,11 @@ def test_a_poisoned_weight_is_named_and_never_saved_as_good(workshop, name, loss
 ])
 def test_an_environment_at_fault_is_named_and_nothing_is_saved(workshop, watched, trouble, message):
     watched.trouble, watched.trouble_at = trouble, 30
-    agent = workshop.agent(env_id="broken-v0", parallels=2)
+    agent, handler = workshop.agent(env_id="broken-v0", parallels=2), signal.getsignal(signal.SIGINT)
     with pytest.raises(EnvironmentFault, match=rf"^environment 0 \(watched/broken-v0\): {message}"):
         agent.train(100)
     assert list(agent.folder.glob("*.pth*")) == []
-    assert agent.agent_steps == 2 * 29 and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert agent.agent_steps == 2 * 29 and signal.getsignal(signal.SIGINT) is handler
 
 
 def test_a_bare_name_is_a_file_of_the_run_and_a_path_a_path(workshop, tmp_path):

@@ -92,6 +92,7 @@ def test_extreme_uniform_numbers_draw_a_class_that_exists(classes):
     logits = torch.randn(300, classes, generator=torch.Generator().manual_seed(0))
     last = torch.nextafter(torch.tensor(1.0), torch.tensor(0.0)).expand(300)
     assert one_hot_sample(logits, last).sum(-1).eq(1).all()
+    assert one_hot_sample(logits, torch.ones(300))[:, -1].eq(1).all(), "1 itself, should rounding ever reach it"
     assert one_hot_sample(logits, torch.zeros(300))[:, 0].eq(1).all()
 
 
@@ -103,6 +104,14 @@ def test_a_class_without_probability_is_never_drawn(dead):
     uniform = uniform.clamp(0, 1 - 2**-24)
     drawn = one_hot_sample(logits.expand(len(uniform), 4), uniform).sum(0)
     assert drawn[dead] == 0 and (drawn > 0).sum() == 3
+
+
+@pytest.mark.parametrize("classes", [32, 1000])
+def test_rounding_of_the_cumulative_sum_draws_no_class_without_probability(classes):
+    logits = torch.randn(2000, classes, generator=torch.Generator().manual_seed(0))
+    logits[:, -1] = -torch.inf
+    assert logits.softmax(-1).cumsum(-1)[:, -1].min() < 1 - 2**-24, "otherwise this tests nothing"
+    assert not one_hot_sample(logits, torch.full((2000,), 1 - 2**-24))[:, -1].any()
 
 
 def test_one_hot_log_prob_and_entropy_equal_torch_distributions():
