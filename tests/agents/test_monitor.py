@@ -107,7 +107,7 @@ def test_where_the_device_is_asked_only_now_and_then_the_log_finds_what_is_not_f
     watched.trouble = lambda env, result: (result[0], 3e38, *result[2:])
     with pytest.raises(NumericalError, match=r"model/reward_loss.*not finite.*saved as .*/last_good_model") as caught:
         agent.train(200)
-    assert "no loss" not in str(caught.value) and agent.agent_steps % 10 == 0
+    assert "no loss" not in str(caught.value) and agent.agent_steps in (50, 60, 70)  # not only in the end
 
 
 def test_without_a_log_in_between_the_end_of_training_finds_it(workshop, watched):

@@ -81,12 +81,13 @@ def test_without_evaluations_there_is_only_the_final_model(runner):
 def test_evaluations_come_on_their_grid(runner):
     """However many environments step at once: at the first moment past each multiple."""
     recorder = Recorder()
-    folder = runner(callbacks=[recorder], parallels=3, test_episode=4, env_kwargs={"length": 4, "spread": 3}).run()
+    folder = runner(callbacks=[recorder], parallels=3, test_episode=4, running_steps=120,
+                    env_kwargs={"length": 4, "spread": 3}).run()
     steps = [event[1] for event in recorder.named("step")]
     done = [event[1] for event in recorder.named("evaluation")]
-    assert done == [next(step for step in steps if step >= multiple) for multiple in (20, 40, 60)]
+    assert done == [next(step for step in steps if step >= multiple) for multiple in range(20, 121, 20)]
     assert all(len(event[3].scores) == 4 for event in recorder.named("evaluation"))
-    assert sum("eval/return" in record for record in records(folder / "metrics.jsonl")) == 3
+    assert sum("eval/return" in record for record in records(folder / "metrics.jsonl")) == 6
 
 
 def test_runs_of_one_runner_are_alike_and_have_folders_of_their_own(runner):
