@@ -184,6 +184,11 @@ def test_an_interrupt_in_an_evaluation_ends_the_evaluation(workshop, watched):
     assert {made.closed for made in watched.made[1:]} == {1} and watched.made[1].steps == 3
 
 
+def test_an_evaluation_of_no_episodes_is_refused(workshop, watched):
+    with pytest.raises(ConfigError, match="episodes: 0"):
+        workshop.agent().test(0)
+
+
 def test_a_second_interrupt_is_immediate(workshop, watched):
     passed = []
 
@@ -199,6 +204,7 @@ def test_a_second_interrupt_is_immediate(workshop, watched):
     with pytest.raises(KeyboardInterrupt):
         agent.train(100)
     assert passed == ["first"] and agent.agent_steps == 29
+    assert not (agent.folder / INTERRUPTED_MODEL).exists()  # in the middle of whatever: nothing worth saving
 
 
 def huge_rewards(env, result):

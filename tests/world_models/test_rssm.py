@@ -171,7 +171,8 @@ def test_observation_shapes_the_posterior_now_and_the_prior_later():
 
 def test_masks_and_detaches():
     state = random_state(make_rssm())
-    masked = state.masked(torch.tensor([[1.0], [0.0], [1.0]]))
+    state.deter[1] = torch.nan  # must not outlive a reset
+    masked = state.masked(torch.tensor([[True], [False], [True]]))
     assert torch.equal(masked.feat[0], state.feat[0]) and not masked.feat[1].any()
     grown = State(state.deter.requires_grad_(), state.stoch.requires_grad_()).detach()
     assert not grown.deter.requires_grad and not grown.stoch.requires_grad

@@ -20,7 +20,7 @@ from xrl.agents.monitor import MetricLog, Progress
 from xrl.common.callback import Callback, Episode, Evaluation
 from xrl.common.config import as_config, save_config
 from xrl.common.errors import ConfigError, NumericalError
-from xrl.common.interrupt import Interrupt, deferred_interrupt
+from xrl.common.interrupt import Interrupt, OrderlyInterrupt, deferred_interrupt
 from xrl.common.row import Row
 from xrl.common.run_folder import INTERRUPTED_MODEL, LAST_GOOD_MODEL, find_model, new_run_folder
 from xrl.common.seeding import EVALUATION_SEED, numpy_generator, seed_everything, torch_generator
@@ -169,7 +169,7 @@ class Agent(ABC, Generic[Config]):
         """On Ctrl-C and on a numerical error, save before the exception goes on."""
         try:
             yield
-        except KeyboardInterrupt:
+        except OrderlyInterrupt:  # not one in the middle of an update, whose weights may be of two minds
             print(f"interrupted; saved {self.save_model(INTERRUPTED_MODEL)}", file=sys.stderr)
             raise
         except NumericalError as error:
@@ -185,6 +185,8 @@ class Agent(ABC, Generic[Config]):
         Nothing of the training is touched: neither its environments nor its generators nor its latent state, so
         a run with evaluations is, weight for weight, the run without them.
         """
+        if episodes < 1:
+            raise ConfigError(f"episodes: {episodes}: an evaluation plays at least one")
         side_by_side = 1 if render_mode == "human" else min(episodes, 20)
         generator = torch_generator(self.config.seed + seed_offset, "evaluation", self.device)
         with make_envs(self.config, seed_offset=seed_offset, parallels=side_by_side, render_mode=render_mode) as envs:
@@ -193,7 +195,7 @@ class Agent(ABC, Generic[Config]):
 
     def test(self, episodes: int | None = None) -> list[float]:
         """Evaluate without a runner: the raw returns of ``episodes`` (default: test_episode) episodes."""
-        evaluation = self.evaluate(episodes or self.config.test_episode)
+        evaluation = self.evaluate(self.config.test_episode if episodes is None else episodes)
         self.notify("on_evaluation", evaluation)
         return list(evaluation.scores)
 

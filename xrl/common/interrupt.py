@@ -10,15 +10,19 @@ from contextlib import contextmanager
 from typing import Any
 
 
+class OrderlyInterrupt(KeyboardInterrupt):
+    """A Ctrl-C delivered between two steps, when everything is whole and worth saving."""
+
+
 class Interrupt:
-    """``raise_if_pending`` turns a Ctrl-C that came in the meantime into KeyboardInterrupt."""
+    """``raise_if_pending`` turns a Ctrl-C that came in the meantime into OrderlyInterrupt."""
 
     pending = False
 
     def raise_if_pending(self) -> None:
         if self.pending:
             self.pending = False
-            raise KeyboardInterrupt
+            raise OrderlyInterrupt
 
 
 @contextmanager

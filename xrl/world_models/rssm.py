@@ -27,8 +27,8 @@ class State(NamedTuple):
         return State(self.deter.detach(), self.stoch.detach())
 
     def masked(self, keep: Tensor) -> State:
-        """``keep``: (..., 1), 0 where the state starts afresh."""
-        return State(self.deter * keep, self.stoch * keep)
+        """``keep``: (..., 1) bool, False where the state starts afresh; a product would let a NaN live on."""
+        return State(self.deter.where(keep, 0.0), self.stoch.where(keep, 0.0))
 
 
 class RSSM(nn.Module):
@@ -70,8 +70,8 @@ class RSSM(nn.Module):
         ``action``: (N, A), ``embed``: (N, M), ``is_first``: (N,), ``noise``: as latent.noise(N).
         Returns the posterior state and its stats.
         """
-        keep = (~is_first).unsqueeze(-1).to(embed.dtype)
-        deter = self._recur(state.masked(keep), action * keep)
+        keep = ~is_first.unsqueeze(-1)
+        deter = self._recur(state.masked(keep), action.where(keep, 0.0))
         stats = self.obs_stats(self.obs_out(torch.cat([deter, embed], -1)))
         return State(deter, self.latent.sample(stats, noise)), stats
 
