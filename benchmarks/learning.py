@@ -41,8 +41,8 @@ def main() -> None:
     waiting, running = list(arguments.seeds), []
     while waiting or running:
         while waiting and len(running) < arguments.side_by_side:
-            command = [sys.executable, __file__, arguments.env, arguments.env_id, "--seeds", str(waiting.pop(0)), "--one"]
-            running.append(subprocess.Popen(command, env=environment))
+            words = [arguments.env, arguments.env_id, "--seeds", str(waiting.pop(0)), "--one"]
+            running.append(subprocess.Popen([sys.executable, __file__, *words], env=environment))
         if (code := running.pop(0).wait()) != 0:
             sys.exit(code)
 
@@ -77,8 +77,8 @@ def measure(env: str, env_id: str, seed: int) -> None:
     path = RESULTS / env_id.replace("/", "-") / f"seed_{seed}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"{env_id} seed {seed}: best model {result['best']['test_mean']:.1f}, last {result['last']['test_mean']:.1f}, "
-          f"{wall:.0f} s", flush=True)
+    means = ", ".join(f"{name} model {result[name]['test_mean']:.1f}" for name in ("best", "last"))
+    print(f"{env_id} seed {seed}: {means}, {wall:.0f} s", flush=True)
 
 
 def play(config: Any, model: Path) -> list[float]:

@@ -33,8 +33,9 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     for task, records in tasks.items():
         for record in records:
-            print(f"| {task} | {record['seed']} | {record['best']['test_mean']:.1f} | {record['last']['test_mean']:.1f} "
-                  f"| {record['wall_s'] / 60:.1f} min | {record['commit']} |")
+            best, last = (f"{record[name]['test_mean']:.1f}" for name in ("best", "last"))
+            print(f"| {task} | {record['seed']} | {best} | {last} | {record['wall_s'] / 60:.1f} min "
+                  f"| {record['commit']} |")
 
 
 def load(task: str) -> list[dict[str, Any]]:
