@@ -21,19 +21,16 @@ class Recorder:
         self.made: list[dict] = []
         self.called: list = []
         self.error: BaseException | None = None
-        monkeypatch.setattr(xrl, "get_runner", self._make)
+        monkeypatch.setattr("xrl.runners.runner.make_runner", self._make)
 
-    def _make(self, **keywords):
-        self.made.append(keywords)
+    def _make(self, resolved, is_test):
+        self.made.append({"is_test": is_test, "said": resolved.said()})
         return self
 
     def run(self, mode):
         self.called.append(mode)
         if self.error is not None:
             raise self.error
-
-    def benchmark(self):
-        self.called.append("benchmark()")
 
 
 @pytest.fixture
@@ -42,20 +39,20 @@ def runner(monkeypatch):
 
 
 @pytest.mark.parametrize(("command", "is_test", "called"), [
-    ("train", False, "train"), ("test", True, "test"), ("benchmark", False, "benchmark()")])
+    ("train", False, "train"), ("test", True, "test"), ("benchmark", False, "benchmark")])
 def test_commands_reach_the_runner_with_their_overrides(runner, command, is_test, called):
     assert main([command, *CATCH, "running_steps=1e6", "actor.entropy=1e-3", "log_dir=null"]) == 0
-    assert runner.made == [{
-        "method": "DreamerV2", "env": "toy", "env_id": "Catch-v0", "config_path": None, "is_test": is_test,
-        "assignments": ["running_steps=1e6", "actor.entropy=1e-3", "log_dir=null"]}]
+    assert runner.made == [{"is_test": is_test, "said": {
+        "method": "DreamerV2", "env_name": "toy", "env_id": "Catch-v0", "running_steps": 1_000_000,
+        "actor.entropy": 1e-3, "log_dir": None}}]
     assert runner.called == [called]
 
 
 def test_overrides_may_stand_anywhere(runner):
     assert main(["train", "seed=3", "--method", "DreamerV2", "gamma=0.9", "--env", "toy", "--env-id=Catch-v0",
                  "fps=5"]) == 0
-    assert runner.made[0]["assignments"] == ["seed=3", "gamma=0.9", "fps=5"]
-    assert runner.made[0]["env_id"] == "Catch-v0"
+    said = runner.made[0]["said"]
+    assert (said["seed"], said["gamma"], said["fps"], said["env_id"]) == (3, 0.9, 5, "Catch-v0")
 
 
 def test_config_prints_values_origins_and_meanings_and_runs_nothing(runner, capsys):

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import xrl
 from xrl.common.config import describe, load_config
 from xrl.common.errors import ConfigError, XrlError
+from xrl.common.registry import load
 
 _COMMANDS = {
     "train": "train, then save the final model",
@@ -68,18 +69,12 @@ def _import_user_module(name: str | None) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    # Resolved here first so that an error in --method, --env or --env-id names the command line, not a keyword.
     resolved = load_config(arguments.method, arguments.env, arguments.env_id, arguments.config, arguments.overrides)
     if arguments.command == "config":
         print(describe(resolved.config, resolved.origins))
-        return
-    runner = xrl.get_runner(
-        method=arguments.method, env=arguments.env, env_id=arguments.env_id, config_path=arguments.config,
-        is_test=arguments.command == "test", assignments=arguments.overrides)
-    if arguments.command == "benchmark":
-        runner.benchmark()
     else:
-        runner.run(mode=arguments.command)
+        make_runner = load("xrl.runners.runner:make_runner")
+        make_runner(resolved, is_test=arguments.command == "test").run(mode=arguments.command)
 
 
 if __name__ == "__main__":

@@ -297,3 +297,29 @@ def test_select_device(name, kind):
 def test_no_such_device(name):
     with pytest.raises(ConfigError, match=f"device: '{name}'.*use"):
         select_device(name)
+
+
+def test_an_interrupt_does_not_outlive_its_training(workshop, watched):
+    def twice(env, result):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        return result
+
+    agent = workshop.agent()
+    watched.trouble, watched.trouble_at = twice, 10
+    with pytest.raises(KeyboardInterrupt):
+        agent.train(40)
+    watched.trouble = None
+    assert len(agent.test(2)) == 2
+
+
+def test_a_run_too_short_to_learn_says_so(workshop, watched, capsys):
+    workshop.agent(start_training=50).train(30)
+    assert "no update was made in 30 agent steps: learning begins after start_training = 50" in capsys.readouterr().err
+
+
+def test_evaluations_play_at_most_test_parallels_side_by_side(workshop, watched):
+    agent = workshop.agent(test_parallels=2)
+    before = len(watched.made)
+    agent.test(5)
+    assert len(watched.made) - before == 2

@@ -293,3 +293,17 @@ def test_a_replay_that_cannot_fit_is_refused_before_the_first_step(workshop, wat
     with pytest.raises(ConfigError, match=r"buffer_size: 100000000000000 needs .* GiB .* use buffer_size="):
         agent.train(1)
     assert agent.agent_steps == 0 and watched.made[0].steps == 0
+
+
+def test_learning_goes_on_after_a_model_is_loaded_into_a_trained_agent(workshop, watched):
+    """Back in time or forward: the replay is refilled for start_training steps, then updates keep their cadence."""
+    agent = workshop.agent()
+    agent.train(60)
+    path = agent.save_model("early.pth")
+    agent.train(100)
+    agent.load_model(path)
+    updates = agent.updates
+    agent.train(agent.config.start_training)
+    assert agent.updates == updates
+    agent.train(10 * agent.config.train_every)
+    assert agent.updates == updates + 10

@@ -20,6 +20,7 @@ class Scripted:
         self.frame = np.zeros(self.num_envs, int)
         self.last = np.zeros(self.num_envs, bool)
         self.steps = 0
+        self.time_limit = None
 
     def _row(self, is_first):
         reward = np.where(is_first, 0, np.arange(1, self.num_envs + 1)).astype(np.float32)
@@ -120,3 +121,10 @@ def test_an_interrupt_between_two_steps_goes_through():
     with pytest.raises(KeyboardInterrupt):
         play(envs, 1, interrupt)
     assert envs.steps == 3
+
+
+def test_a_known_limit_is_waited_for(monkeypatch, recwarn):
+    monkeypatch.setattr(evaluation, "LONGEST_EPISODE", 6)
+    envs = Scripted([9], truncated=True)
+    envs.time_limit = 9
+    assert play(envs, 2).result.lengths == (9, 9) and not recwarn.list

@@ -64,7 +64,8 @@ def test_tensorboard_has_the_same_values_over_frames(tmp_path):
     events = event_accumulator.EventAccumulator(str(tmp_path))
     events.Reload()
     curves = {key: [(event.step, event.value) for event in events.Scalars(key)] for key in events.Tags()["scalars"]}
-    assert curves == {"model/kl": [(20, 0.5), (40, 0.25)], "eval/return": [(40, -1.0)]}
+    assert curves == {"model/kl": [(20, 0.5), (40, 0.25)], "eval/return": [(40, -1.0)],
+                      "counters/agent_steps": [(20, 5.0), (40, 10.0)], "counters/updates": [(20, 1.0), (40, 2.0)]}
 
 
 @pytest.fixture

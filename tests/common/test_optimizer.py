@@ -175,3 +175,23 @@ def test_state_continues_bit_for_bit():
         adam.step([gradient])
         restored.step([gradient])
     assert torch.equal(first, second)
+
+
+def test_an_infinite_loss_with_a_finite_gradient_changes_nothing():
+    """The mean of squares overflows although every derivative is representable."""
+    parameter = nn.Parameter(torch.zeros(512))
+    adam = Adam([("w", parameter)], lr=1.0, eps=1e-5, clip=100.0, weight_decay=0.0)
+    target = torch.zeros(512)
+    target[0] = 3e19
+    loss = (parameter - target).square().mean()
+    adam.minimize(loss)
+    assert loss.isinf() and not adam.healthy and not parameter.any() and adam.culprit() is None
+
+
+def test_a_loaded_state_is_healthy_again():
+    _, adam = scalar_adam()
+    state = {name: tensor.clone() for name, tensor in adam.state_dict().items()}
+    adam.step([torch.tensor([math.nan], dtype=torch.float64)])
+    assert not adam.healthy and adam.culprit() == "w"
+    adam.load_state_dict(state)
+    assert adam.healthy and adam.culprit() is None

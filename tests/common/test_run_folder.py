@@ -72,3 +72,10 @@ def test_no_model(tmp_path, empty):
         put(place / "run/.best_model.pth.123.tmp", 1)
     with pytest.raises(ModelFileError, match=f"^{place}: no saved model here; train one first"):
         find_model(place)
+
+
+@pytest.mark.parametrize("ending", [".pth", ".pt", ".safetensors"])
+def test_models_are_found_whatever_their_usual_ending(tmp_path, ending):
+    model = put(tmp_path / "run" / f"mine{ending}", 1)
+    put(tmp_path / "run" / "config.yaml", 2)
+    assert find_model(tmp_path) == find_model(tmp_path / "run") == model

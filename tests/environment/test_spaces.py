@@ -97,13 +97,15 @@ def test_everything_else_is_a_float32_vector(space, value, expected):
     np.testing.assert_array_equal(encoded, np.array(expected, np.float32))
 
 
-@pytest.mark.parametrize("shape", [(64, 64, 3), (3, 64, 64), (16, 16, 1), (1, 84, 84)])
-def test_float_images_are_refused(shape):
+@pytest.mark.parametrize(
+    "shape", [(64, 64, 3), (3, 64, 64), (16, 16, 1), (1, 84, 84), (84, 84, 4), (4, 84, 84), (84, 84)])
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_images_of_another_type_are_refused(shape, dtype):
     with pytest.raises(ConfigError, match="give images as uint8, 0 to 255"):
-        Observations(spaces.Box(0, 1, shape), "here")
+        Observations(spaces.Box(0, 1, shape, dtype), "here")
 
 
-@pytest.mark.parametrize("shape", [(15, 64, 3), (64, 64, 4), (3, 3, 3)])
+@pytest.mark.parametrize("shape", [(15, 64, 3), (8, 8, 20), (3, 3, 3), (31, 64)])
 def test_float_boxes_that_are_no_images_are_flattened(shape):
     assert Observations(spaces.Box(0, 1, shape), "here").spec["vector"].shape == (int(np.prod(shape)),)
 

@@ -16,11 +16,11 @@ import pytest
 import xrl
 from tests.agents.examples import Recorder, records, same, weights
 from xrl.common.callback import Callback
-from xrl.common.checkpoint import load_tensors, read_metadata
+from xrl.common.checkpoint import load_tensors, read_metadata, save_tensors
 from xrl.common.config import load_config
 from xrl.common.errors import ConfigError, EnvironmentFault, ModelFileError
 from xrl.common.seeding import EVALUATION_SEED, TEST_SEED
-from xrl.runners.runner import Runner, get_runner
+from xrl.runners.runner import CURVE, Runner, get_runner
 
 CARTPOLE = {"method": "DreamerV2", "env": "classic_control", "env_id": "CartPole-v1"}
 
@@ -148,7 +148,46 @@ def test_the_newest_model_is_played_and_its_scores_are_printed(runner, capsys):
 def test_a_model_that_is_not_there(runner, tmp_path, watched):
     with pytest.raises(ModelFileError, match=f"^{tmp_path}/models/DreamerV2/any-v0: no saved model here; train one"):
         runner(is_test=True).run()
-    assert watched.made == []
+    assert all(made.closed for made in watched.made)
+
+
+@pytest.mark.parametrize("command", [{}, {"is_test": True}])
+def test_a_misspelt_environment_is_named_before_anything_else(tmp_path, command):
+    with pytest.raises(ConfigError, match=r"env_name: 'classic_controll' is unknown. Did you mean 'classic_control'"):
+        get_runner("DreamerV2", "classic_controll", "CartPole-v1", model_dir=str(tmp_path), **command)
+    with pytest.raises(ConfigError, match=r"env_id: 'CartPol-v1' is unknown in classic_control. Did you mean"):
+        get_runner("DreamerV2", "classic_control", "CartPol-v1", model_dir=str(tmp_path), **command).run()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_replay_too_large_is_refused_before_the_first_evaluation(runner, tmp_path):
+    with pytest.raises(ConfigError, match="buffer_size"):
+        runner(buffer_size=10**13).benchmark()
+    assert not list(tmp_path.rglob("*.pth"))
+
+
+def test_the_curve_of_an_interrupted_benchmark_is_kept(runner, tmp_path, watched):
+    def stop(env, result):
+        signal.raise_signal(signal.SIGINT)
+        return result
+
+    watched.trouble, watched.trouble_at = stop, 70
+    with pytest.raises(KeyboardInterrupt):
+        runner(eval_interval=30, running_steps=200).benchmark()
+    (curve,) = json.loads(next(tmp_path.rglob(CURVE)).read_text())
+    assert curve["xs"][0] == 0 and len(curve["xs"]) == len(curve["ys"]) >= 2
+
+
+def test_a_model_whose_config_does_not_fit_is_named(runner, tmp_path):
+    runner().run()
+    path = next(tmp_path.rglob("best_model.pth"))
+    tensors, metadata = load_tensors(path)
+    save_tensors(path, tensors, {**metadata, "config": {**metadata["config"], "units": 3}})
+    with pytest.raises(ModelFileError, match=f"^{path}: its configuration does not fit.*units: unknown key"):
+        runner(is_test=True).run()
+    save_tensors(path, tensors, {**metadata, "method": "Other"})
+    with pytest.raises(ModelFileError, match=f"^{path}: a model of Other, not of DreamerV2"):
+        runner(is_test=True).run()
 
 
 def test_networks_come_from_the_model_and_the_rest_from_the_user(runner, tmp_path, watched):

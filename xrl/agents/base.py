@@ -118,13 +118,16 @@ class Agent(ABC, Generic[Config]):
         """Train until ``agent_steps`` reaches ``target``; the last step may pass it by parallels - 1."""
         try:
             with self._saving(), deferred_interrupt() as self.interrupt:
-                self.notify("on_train_begin", target)
                 if self.row is None:
                     self.restart_episodes()
+                self.notify("on_train_begin", target)
                 while self.agent_steps < target:
                     self._step()
                     self.interrupt.raise_if_pending()
                 self.learner.check(self.last_metrics)
+                if self.updates == 0:
+                    print(f"no update was made in {self.agent_steps} agent steps: learning begins after "
+                          f"start_training = {self.config.start_training}", file=sys.stderr)
         finally:
             self.notify("on_train_end")
 
@@ -187,7 +190,7 @@ class Agent(ABC, Generic[Config]):
         """
         if episodes < 1:
             raise ConfigError(f"episodes: {episodes}: an evaluation plays at least one")
-        side_by_side = 1 if render_mode == "human" else min(episodes, 20)
+        side_by_side = 1 if render_mode == "human" else min(episodes, self.config.test_parallels)
         generator = torch_generator(self.config.seed + seed_offset, "evaluation", self.device)
         with make_envs(self.config, seed_offset=seed_offset, parallels=side_by_side, render_mode=render_mode) as envs:
             return play(self.act, self.initial_state(side_by_side), envs, episodes, generator,
@@ -233,6 +236,7 @@ class Agent(ABC, Generic[Config]):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.agent_steps = int(state["agent_steps"])
+        self.row = None  # the latent state belonged to other weights: begin with fresh episodes
         self.policy.load_state_dict(state["policy"])
         self.learner.load_state_dict(state["learner"])
         self.generator.set_state(state["generator"].cpu())

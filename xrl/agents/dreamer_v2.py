@@ -89,12 +89,13 @@ class DreamerV2Agent(Agent[DreamerV2Config]):
             return
         if self.replay.sampling_unfinished:
             self.say_once("replay: no episode of replay.min_length has ended yet; sampling the unfinished ones")
-        self.learning = True
         if not self.policy_acts:
             for _ in range(self.config.pretrain):
                 self.learn()
+                self.interrupt.raise_if_pending()
             self.policy_acts = True
             self.restart_episodes()
+        self.learning = True
 
     def say_once(self, message: str) -> None:
         if message.partition(":")[0] not in self.said:
@@ -126,3 +127,5 @@ class DreamerV2Agent(Agent[DreamerV2Config]):
         super().load_state_dict(state)
         self.policy_acts = bool(state["policy_acts"])
         self.loaded_at = self.agent_steps
+        self.learning = False
+        self.should_train = Every(self.config.train_every)

@@ -21,12 +21,14 @@ def play(act: Callable[..., tuple[np.ndarray, Any]], state: Any, envs: RowEnvs, 
     """Play ``episodes`` whole episodes, spread evenly over the environments beforehand.
 
     Each environment plays a fixed number of episodes: counting whichever finish first would favour short ones.
-    An episode longer than LONGEST_EPISODE agent steps counts with what it has, under a warning.
+    Where no limit is known, an episode longer than LONGEST_EPISODE agent steps counts with what it has, under a
+    warning.
     """
     quota = np.full(envs.num_envs, episodes // envs.num_envs)
     quota[:episodes % envs.num_envs] += 1
     scores, lengths = np.zeros(envs.num_envs), np.zeros(envs.num_envs, dtype=np.int64)
     done: list[tuple[float, int]] = []
+    longest = LONGEST_EPISODE if envs.time_limit is None else np.inf
     row = envs.reset()
     while quota.any():
         action, state = act(row, state, generator, explore=False)
@@ -34,7 +36,7 @@ def play(act: Callable[..., tuple[np.ndarray, Any]], state: Any, envs: RowEnvs, 
         between_steps()
         scores = np.where(row.is_first, 0.0, scores + row.reward)
         lengths = np.where(row.is_first, 0, lengths + 1)
-        endless = (lengths >= LONGEST_EPISODE) & ~row.is_last & (quota > 0)
+        endless = (lengths >= longest) & ~row.is_last & (quota > 0)
         for env in np.flatnonzero((row.is_last & (quota > 0)) | endless):
             done.append((float(scores[env]), int(lengths[env])))
             quota[env] -= 1

@@ -46,4 +46,5 @@ def deferred_interrupt() -> Iterator[Interrupt]:
     try:
         yield interrupt
     finally:
+        interrupt.pending = False
         signal.signal(signal.SIGINT, previous)

@@ -59,7 +59,8 @@ class TensorBoard:
         self.writer = SummaryWriter(str(folder))
 
     def write(self, metrics: dict[str, float], counters: dict[str, int]) -> None:
-        for key, value in metrics.items():
+        steps = {f"counters/{key}": counters[key] for key in ("agent_steps", "updates")}
+        for key, value in {**metrics, **steps}.items():
             self.writer.add_scalar(key, value, counters["frames"])
 
     def close(self) -> None:

@@ -43,14 +43,14 @@ class Adam:
         self.gradient = torch.zeros_like(self.weights)
 
     @torch.no_grad()
-    def step(self, gradients: Sequence[Tensor]) -> Tensor:
-        """Apply one step; returns the global norm before clipping, a scalar on the device."""
+    def step(self, gradients: Sequence[Tensor], valid: Tensor | bool = True) -> Tensor:
+        """Apply one step, unless not ``valid``; returns the global norm before clipping, a scalar on the device."""
         b1, b2 = self.betas
         gradient = _flatten(gradients)
         # The first bad one is kept for ``culprit``, which may be asked many steps later.
         self.gradient = torch.where(self.healthy, gradient, self.gradient)
         norm = torch.linalg.vector_norm(gradient)
-        finite = torch.isfinite(norm)
+        finite = torch.isfinite(norm) & valid
         self.healthy &= finite
         live = finite.to(gradient.dtype)
         gradient = torch.where(finite, gradient * (self.clip / norm.clamp(min=self.clip)), 0.0)
@@ -67,7 +67,7 @@ class Adam:
 
     def minimize(self, loss: Tensor) -> Tensor:
         """Differentiate ``loss`` by this optimiser's parameters only, and step. Returns the gradient's norm."""
-        return self.step(torch.autograd.grad(loss, self.parameters))
+        return self.step(torch.autograd.grad(loss, self.parameters), loss.detach().isfinite())
 
     def culprit(self) -> str | None:
         """The first parameter that holds NaN or infinity, or whose gradient in the first bad step did, or was so
@@ -84,6 +84,8 @@ class Adam:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, tensor in self.state_dict().items():
             tensor.copy_(state[name])
+        self.healthy.fill_(True)
+        self.gradient.zero_()
 
 
 def _flatten(tensors: Sequence[Tensor]) -> Tensor:

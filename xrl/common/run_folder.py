@@ -12,6 +12,7 @@ BEST_MODEL = "best_model.pth"
 FINAL_MODEL = "final_train_model.pth"
 INTERRUPTED_MODEL = "interrupted_model.pth"
 LAST_GOOD_MODEL = "last_good_model.pth"
+MODEL_ENDINGS = (".pth", ".pt", ".safetensors")  # the contents are the same: safetensors
 
 
 def experiment_name(config: RunConfig) -> Path:
@@ -42,11 +43,14 @@ def find_model(place: Path) -> Path:
     """
     if place.is_file():
         return place
-    models = sorted(place.glob("*.pth")) or sorted(place.glob("*/*.pth"))
+    models = _models(place, "*") or _models(place, "*/*")
     if not models:
-        raise ModelFileError(f"{place}: no saved model here; train one first, or give the path of a model file "
-                             "or run folder")
+        raise ModelFileError(f"{place}: no saved model here; train one first, or name another place (model_dir)")
     newest = max(models, key=lambda path: path.stat().st_mtime).parent
     ranked = [newest / name for name in (BEST_MODEL, FINAL_MODEL)]
     return next((path for path in ranked if path in models), max(
         (path for path in models if path.parent == newest), key=lambda path: path.stat().st_mtime))
+
+
+def _models(place: Path, pattern: str) -> list[Path]:
+    return sorted(path for path in place.glob(pattern) if path.suffix in MODEL_ENDINGS)

@@ -36,18 +36,21 @@ def make_envs(config: RunConfig | Mapping[str, Any] | Namespace, *, seed_offset:
     if count < 1:
         raise ConfigError(f"parallels: {count} is too few; use at least 1")
     seeds = [config.env_seed + seed_offset + index for index in range(count)]
-    factories = [EnvFactory(entry, config, index, seed, render_mode) for index, seed in enumerate(seeds)]
+    kind = "environment" if seed_offset == 0 else "evaluation environment"
+    factories = [EnvFactory(entry, config, f"{kind} {index}", index > 0, seed, render_mode)
+                 for index, seed in enumerate(seeds)]
     vector = make_vector(factories, asynchronous=config.vectorize == "async")
     return RowEnvs(vector, seeds, config.environment.action_repeat)
 
 
 @dataclass
 class EnvFactory:
-    """Builds environment ``index`` of a run, in this process or in a worker's."""
+    """Builds one environment of a run, in this process or in a worker's; ``name`` is what errors call it."""
 
     entry: Any
     config: RunConfig
-    index: int
+    name: str
+    quiet: bool
     seed: int
     render_mode: str | None
 
@@ -59,9 +62,9 @@ class EnvFactory:
         if in_worker:
             # Ctrl-C reaches the whole process group; the run saves first and closes its workers itself.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-        label = f"environment {self.index} ({self.config.env_name}/{self.config.env_id})"
+        label = f"{self.name} ({self.config.env_name}/{self.config.env_id})"
         try:
-            return self._build(label, quiet=in_worker or self.index > 0)
+            return self._build(label, quiet=in_worker or self.quiet)
         except XrlError:
             raise
         except Exception as error:  # the border to constructors that are not ours
@@ -70,9 +73,16 @@ class EnvFactory:
 
     def _build(self, label: str, quiet: bool) -> CanonicalEnv:
         """Innermost first: the environment and its own limit (frames), action repeat, time limit (agent steps)."""
-        settings = self.config.environment
         family = self.entry if isinstance(self.entry, Family) else Family(self._from_user)
         env = family.make(self.config, self.render_mode)
+        try:
+            return self._wrap(env, family, label, quiet)
+        except BaseException:
+            env.close()
+            raise
+
+    def _wrap(self, env: gymnasium.Env[Any, Any], family: Family, label: str, quiet: bool) -> CanonicalEnv:
+        settings = self.config.environment
         own_limit = 0
         if isinstance(env, RawAdapter) and env.max_episode_steps:
             own_limit = env.max_episode_steps

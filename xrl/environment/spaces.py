@@ -15,7 +15,8 @@ from xrl.common.row import ActionSpec, ObsSpec
 
 IMAGE_SIZE = 64
 _CHANNELS = (1, 3)
-_SMALLEST_IMAGE = 16  # a float box of rank 3 with both sides at least this long is taken for an image
+# A box that is not uint8 is taken for an image when two sides are at least this long: rank 3, rank 2.
+_SMALLEST_IMAGE, _SMALLEST_MATRIX = 16, 32
 _ONE_HOT_TOLERANCE = 1e-3
 
 
@@ -67,7 +68,8 @@ class VectorEntry:
 
     def __init__(self, space: spaces.Box, where: str) -> None:
         if _looks_like_image(space):
-            raise ConfigError(f"{where}: {space} looks like an image of {space.dtype}; give images as uint8, 0 to 255")
+            raise ConfigError(f"{where}: {space} looks like an image of {space.dtype}; give images as uint8, 0 to 255 "
+                              f"(and flatten it, if it is none)")
         self._shape, self._dtype = space.shape, np.dtype(space.dtype)
         self._kinds = "biuf" if self._dtype.kind == "f" else "biu"
         self.spec = ObsSpec("vector", (math.prod(space.shape),))
@@ -86,11 +88,10 @@ class VectorEntry:
 
 
 def _looks_like_image(space: spaces.Box) -> bool:
-    if len(space.shape) != 3 or np.dtype(space.dtype).kind != "f":
+    sides = sorted(space.shape)
+    if space.dtype == np.uint8 or len(sides) not in (2, 3):
         return False
-    first, middle, last = space.shape
-    sides = [(first, middle)] * (last in _CHANNELS) + [(middle, last)] * (first in _CHANNELS)
-    return any(min(pair) >= _SMALLEST_IMAGE for pair in sides)
+    return sides[-2] >= (_SMALLEST_MATRIX if len(sides) == 2 else _SMALLEST_IMAGE)
 
 
 class OneHotEntry:

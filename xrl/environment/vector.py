@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -99,11 +100,28 @@ def make_vector(factories: Sequence[Callable[[], gymnasium.Env[Any, Any]]],
         with _worker_deaths():
             if asynchronous:
                 return _Workers(factories, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
-            return SyncVectorEnv(factories, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
+            return _sync_vector(factories)
     except EnvironmentFault:
         raise
     except RuntimeError as error:  # what Gymnasium raises for this; everything of the environments is XrlError by now
         raise ConfigError(f"the environments of one run must have the same spaces: {error}") from error
+
+
+def _sync_vector(factories: Sequence[Callable[[], gymnasium.Env[Any, Any]]]) -> Vector:
+    """A SyncVectorEnv; if one environment cannot be built, those before it are closed."""
+    made: list[gymnasium.Env[Any, Any]] = []
+
+    def build(factory: Callable[[], gymnasium.Env[Any, Any]]) -> gymnasium.Env[Any, Any]:
+        made.append(factory())
+        return made[-1]
+
+    try:
+        return SyncVectorEnv([partial(build, factory) for factory in factories], copy=False,
+                             autoreset_mode=AutoresetMode.NEXT_STEP)
+    except BaseException:
+        for env in made:
+            env.close()
+        raise
 
 
 def _copied(obs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -250,7 +250,7 @@ class DreamerV2Learner(Learner):
                 losses = [key for key, value in metrics.items() if "loss" in key and not bool(value.isfinite())]
                 raise NumericalError(
                     f"update {self.updates}: {', '.join(losses) or 'no loss, but a gradient'} is not finite; first "
-                    f"bad parameter: {optimizer.culprit()} ({name}); its weights were left as they were")
+                    f"bad parameter: {optimizer.culprit() or 'none yet'} ({name}); its weights were left as they were")
 
     def state_dict(self) -> dict[str, Any]:
         return {"updates": self.updates, "generator": self.generator.get_state(),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import Tensor, nn
 
 LAYER_NORM_EPS = 1e-3  # Keras' default, which the official code relies on; torch's is 1e-5
@@ -29,13 +27,12 @@ def norm_layer(norm: str, size: int) -> nn.Module:
 
 
 class MLP(nn.Sequential):
-    """``layers`` times dense, norm, activation: (..., inputs) -> (..., units)."""
+    """``layers`` times dense, norm, ELU: (..., inputs) -> (..., units)."""
 
-    def __init__(self, inputs: int, layers: int, units: int, norm: str = "none",
-                 activation: Callable[[], nn.Module] = nn.ELU) -> None:
+    def __init__(self, inputs: int, layers: int, units: int, norm: str = "none") -> None:
         blocks: list[nn.Module] = []
         for size in [inputs] + [units] * (layers - 1):
-            blocks += [dense(size, units), norm_layer(norm, units), activation()]
+            blocks += [dense(size, units), norm_layer(norm, units), nn.ELU()]
         super().__init__(*(block for block in blocks if not isinstance(block, nn.Identity)))
 
 

@@ -12,11 +12,13 @@ from xrl.common.callback import Callback, Evaluation
 from xrl.common.checkpoint import read_metadata, write_atomic
 from xrl.common.config import ResolvedConfig, as_config, load_config
 from xrl.common.config_keys import flatten
-from xrl.common.errors import ConfigError
+from xrl.common.errors import ConfigError, ModelFileError
 from xrl.common.registry import load
 from xrl.common.run_folder import BEST_MODEL, FINAL_MODEL, experiment_name, find_model
 from xrl.common.seeding import TEST_SEED
+from xrl.configs.schemas.base import RunConfig
 from xrl.environment import make_envs
+from xrl.environment.registry import find_entry
 from xrl.methods import METHODS
 
 CURVE = "curve.json"
@@ -53,8 +55,8 @@ class Runner:
     def benchmark(self) -> Path:
         """A fresh training run, evaluated at step 0 and then every ``eval_interval``; returns the run folder.
 
-        Beside the models it writes the curve of evaluations, CURVE, in the published score format:
-        ``[{task, method, seed, xs, ys}]``, xs in frames.
+        Beside the models it writes the curve of evaluations, CURVE: ``[{task, method, seed, xs, ys}]``, xs in frames,
+        ys mean returns.
 
         Raises:
             ConfigError: ``eval_interval`` is 0.
@@ -70,9 +72,8 @@ class Runner:
         Raises:
             ModelFileError: there is no model, or it cannot be read.
         """
-        path = find_model(Path(self.config.model_dir) / experiment_name(self.config))
-        saved = flatten(as_config(read_metadata(path)["config"]))
-        config = as_config({**saved, **self.resolved.said()})
+        path = self._newest_model()
+        config = self._config_of(path)
         with make_envs(config, parallels=1) as envs:
             agent = make_agent(config, envs, ())
             agent.load_model(path)
@@ -81,15 +82,33 @@ class Runner:
         print("scores:", " ".join(f"{score:g}" for score in evaluation.scores))
         return list(evaluation.scores)
 
+    def _newest_model(self) -> Path:
+        try:
+            return find_model(Path(self.config.model_dir) / experiment_name(self.config))
+        except ModelFileError:
+            make_envs(self.config, parallels=1).close()  # a misspelt environment is the better explanation
+            raise
+
+    def _config_of(self, path: Path) -> RunConfig:
+        """The configuration that the model was trained with, and over it what the user said now."""
+        metadata = read_metadata(path)
+        if metadata["method"] != self.config.method:
+            raise ModelFileError(f"{path}: a model of {metadata['method']}, not of {self.config.method}; "
+                                 f"use method={metadata['method']!r}, or another model")
+        try:
+            saved = flatten(as_config(metadata["config"]))
+        except ConfigError as error:
+            raise ModelFileError(f"{path}: its configuration does not fit this version of xrl: {error}; "
+                                 "load it with the xrl version that wrote it") from error
+        return as_config({**saved, **self.resolved.said()})
+
     def _train(self, evaluate_first: bool) -> Path:
-        grid = EvaluationGrid(self.config.eval_interval, evaluate_first)
+        grid = EvaluationGrid(self.config.eval_interval, benchmark=evaluate_first)
         with make_envs(self.config) as envs:
             agent = make_agent(self.config, envs, [*self.callbacks, grid])
             try:
                 agent.train_until(self.config.running_steps)
                 agent.save_model(FINAL_MODEL)
-                if evaluate_first:
-                    grid.write_curve(agent)
             finally:
                 agent.finish()
         print(f"models and logs: {agent.folder}")
@@ -97,16 +116,17 @@ class Runner:
 
 
 class EvaluationGrid(Callback):
-    """Evaluates every ``interval`` agent steps (0: never), keeps the best model and remembers the curve."""
+    """Evaluates every ``interval`` agent steps (0: never) and keeps the best model; for a ``benchmark`` it also
+    evaluates at step 0 and keeps the curve on file."""
 
-    def __init__(self, interval: int, evaluate_first: bool) -> None:
-        self.interval, self.evaluate_first = interval, evaluate_first
+    def __init__(self, interval: int, benchmark: bool) -> None:
+        self.interval, self.benchmark = interval, benchmark
         self.next = interval
         self.frames: list[int] = []
         self.means: list[float] = []
 
     def on_train_begin(self, agent: Agent[Any], target_steps: int) -> None:
-        if self.evaluate_first:
+        if self.benchmark:
             agent.test()
 
     def on_step(self, agent: Agent[Any]) -> None:
@@ -120,6 +140,8 @@ class EvaluationGrid(Callback):
             agent.save_model(BEST_MODEL)
         self.frames.append(agent.frames)
         self.means.append(evaluation.mean)
+        if self.benchmark:
+            self.write_curve(agent)
 
     def write_curve(self, agent: Agent[Any]) -> None:
         config = agent.config
@@ -134,7 +156,12 @@ def make_agent(config: Any, envs: Any, callbacks: Sequence[Callback]) -> Agent[A
 
 def get_runner(method: str | None = None, env: str | None = None, env_id: str | None = None,
                config_path: str | Path | None = None, is_test: bool = False, *,
-               callbacks: Sequence[Callback] = (), assignments: Sequence[str] = (), **overrides: Any) -> Runner:
-    """See ``xrl.get_runner``. ``assignments`` are the command line's ``key=value`` words."""
-    resolved = load_config(method, env, env_id, config_path, list(assignments) if assignments else overrides)
+               callbacks: Sequence[Callback] = (), **overrides: Any) -> Runner:
+    """See ``xrl.get_runner``."""
+    return make_runner(load_config(method, env, env_id, config_path, overrides), is_test=is_test, callbacks=callbacks)
+
+
+def make_runner(resolved: ResolvedConfig, *, is_test: bool = False, callbacks: Sequence[Callback] = ()) -> Runner:
+    """A runner of an already resolved configuration. Raises ConfigError if the environment family is unknown."""
+    find_entry(resolved.config.env_name)
     return Runner(resolved, is_test=is_test, callbacks=callbacks)

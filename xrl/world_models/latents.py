@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from xrl.nn.distributions import LOG_SQRT_2PI, one_hot_mode, one_hot_sample
+from xrl.nn.distributions import LOG_SQRT_2PI, one_hot_sample
 from xrl.ops.kl import categorical_kl, gaussian_kl
 
 
@@ -37,9 +37,6 @@ class CategoricalLatent:
     def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
         """Exactly one-hot, (..., S * K)."""
         return one_hot_sample(self._logits(stats), noise).flatten(-2)
-
-    def mode(self, stats: Tensor) -> Tensor:
-        return one_hot_mode(self._logits(stats)).flatten(-2)
 
     def kl(self, post: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
         """``dyn_kl`` and ``rep_kl`` of the posterior from the prior, (...), nats (see ops/kl.py)."""
@@ -76,9 +73,6 @@ class GaussianLatent:
     def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
         mean, std = self._law(stats)
         return mean + std * noise
-
-    def mode(self, stats: Tensor) -> Tensor:
-        return self._law(stats)[0]
 
     def kl(self, post: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
         return gaussian_kl(self._law(post), self._law(prior))

@@ -31,7 +31,7 @@ class RunConfig(Section):
     env_name: str = param(..., "environment family in REGISTRY_ENV: classic_control, atari, toy, gymnasium or yours")
     env_id: str = param(..., "environment within the family, e.g. CartPole-v1")
     preset: Literal["official", "paper", "debug"] = param(
-        "official", "official: the published code; paper: what the paper describes; debug: tiny, to see it run")
+        "official", "official: the shipped files; paper: where the paper differs; debug: tiny")
     seed: Int = param(1, "seed of networks, sampling and policy", ge=0)
     env_seed: Int = param(1, "environment i is seeded env_seed + i; evaluation uses others", ge=0)
     device: str = param("auto", "auto, cpu, cuda or cuda:N; auto takes a GPU when there is one")
@@ -48,13 +48,15 @@ class RunConfig(Section):
 
     eval_interval: Int = param(100_000, "training between evaluations; 0 for none", "agent steps", ge=0)
     test_episode: Int = param(10, "episodes of an evaluation", "episodes", ge=1)
+    test_parallels: Int = param(20, "episodes of an evaluation played side by side, at most", "environments", ge=1)
     log_interval: Int = param(1_000, "training between records of the log", "agent steps", ge=1)
     logger: Literal["tensorboard", "wandb", "none"] = param(
         "tensorboard", "where metrics go beside metrics.jsonl, which is always written")
     project_name: str = param("xrl", "project of the wandb logger")
     log_dir: str | None = param(None, "folder for the logs; null puts them into the run folder", "path")
     model_dir: str = param("models", "folder of the run folders", "path")
-    render_mode: Literal["human", "rgb_array"] | None = param(None, "test mode: human opens a window")
+    render_mode: Literal["human", "rgb_array"] | None = param(
+        None, "test mode: human opens a window; either is passed to the environment")
     fps: Int = param(50, "test mode with render_mode human: speed of the window", "agent steps per second", ge=1)
 
     @field_validator("env_id")

@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 
 def as_number(value: Any) -> Any:
-    """PyYAML (YAML 1.1) reads ``1e-4`` and ``5e7`` as strings, and so does a command line: make them numbers."""
+    """A string that reads as a number becomes one: ``"1e-4"`` from a keyword, a dict or an environment variable."""
     if isinstance(value, str):
         try:
             value = float(value)
