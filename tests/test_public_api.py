@@ -52,9 +52,9 @@ def test_names_at_the_top():
 def test_get_runner_hands_everything_to_the_runners(monkeypatch, keyword):
     seen = {}
     monkeypatch.setattr(xrl, "load", lambda path: lambda **keywords: seen.update(keywords, path=path))
-    xrl.get_runner(**{keyword: "DreamerV2"}, env="toy", env_id="Catch-v0", is_test=True, seed=3)
+    xrl.get_runner(**{keyword: "DreamerV2"}, env="toy", env_id="Catch-v0", is_test=True, callbacks=["mine"], seed=3)
     assert seen == {"path": "xrl.runners.runner:get_runner", "method": "DreamerV2", "env": "toy", "env_id": "Catch-v0",
-                    "config_path": None, "is_test": True, "seed": 3}
+                    "config_path": None, "is_test": True, "callbacks": ["mine"], "seed": 3}
 
 
 def test_method_and_algo_together_are_refused():

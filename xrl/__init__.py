@@ -5,6 +5,7 @@ Everything heavy loads on first use: ``import xrl`` needs neither torch nor an e
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,12 +36,14 @@ def get_runner(
     config_path: str | Path | None = None,
     is_test: bool = False,
     algo: str | None = None,
+    callbacks: Sequence[Any] = (),
     **overrides: Any,
 ) -> Any:
     """The runner of one experiment: ``run()`` trains (or, with ``is_test``, plays the newest saved model),
     ``benchmark()`` evaluates on a fixed grid while training.
 
-    ``algo`` is another name for ``method``; ``overrides`` are config keys, as nested dicts or dotted:
+    ``algo`` is another name for ``method``; ``callbacks`` are told of everything (`xrl.common.callback.Callback`);
+    ``overrides`` are config keys, as nested dicts or dotted:
     ``**{"actor.entropy": 1e-3}``.
     Raises ConfigError for an unknown method, environment or key, or a value that cannot be.
     """
@@ -48,7 +51,7 @@ def get_runner(
         raise ConfigError(f"keyword argument: algo: stands for method; give one, not both {method!r} and {algo!r}")
     return load("xrl.runners.runner:get_runner")(
         method=method if method is not None else algo, env=env, env_id=env_id, config_path=config_path,
-        is_test=is_test, **overrides)
+        is_test=is_test, callbacks=callbacks, **overrides)
 
 
 def __getattr__(name: str) -> Any:

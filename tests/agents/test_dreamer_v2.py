@@ -285,7 +285,7 @@ def test_learning_waits_for_a_sequence(workshop, capsys):
 def test_the_size_of_the_replay_is_said_before_it_is_filled(workshop, capsys):
     workshop.agent(buffer_size=1_000_000).train(1)
     # 2 floats of observation, 2 of action, 1 of reward and 3 flags are 23 bytes a row.
-    assert f"replay: 1,000,000 agent steps, up to {23e6 / 2**30:.2f} GiB" in capsys.readouterr().err
+    assert f"replay: 1,000,000 agent steps, up to {23e6 / 2**30:.3g} GiB" in capsys.readouterr().err
 
 
 def test_a_replay_that_cannot_fit_is_refused_before_the_first_step(workshop, watched):

@@ -114,7 +114,7 @@ class DreamerV2Agent(Agent[DreamerV2Config]):
         config, specs = self.config, (self.envs.obs_spec, self.envs.action_spec)
         needed = SequenceReplay.nbytes_needed(*specs, config.buffer_size, self.envs.num_envs)
         check_fits(needed, config.buffer_size)
-        print(f"replay: {config.buffer_size:,} agent steps, up to {needed / 2**30:.2f} GiB", file=sys.stderr)
+        print(f"replay: {config.buffer_size:,} agent steps, up to {needed / 2**30:.3g} GiB", file=sys.stderr)
         return SequenceReplay(
             *specs, num_envs=self.envs.num_envs, capacity=config.buffer_size, seq_len=config.seq_len,
             sampling=config.replay.sampling, min_length=config.replay.min_length,
