@@ -29,13 +29,20 @@ def main() -> None:
     path = ROOT / "docs" / "images" / "learning.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
-    print("| task | seed | best model: test mean | last model: test mean | wall time | commit |")
-    print("|---|---|---|---|---|---|")
     for task, records in tasks.items():
+        print(f"\n{task}\n\n| seed | best model | last model | frames of the best | wall time | commit |")
+        print("|---|---|---|---|---|---|")
         for record in records:
             best, last = (f"{record[name]['test_mean']:.1f}" for name in ("best", "last"))
-            print(f"| {task} | {record['seed']} | {best} | {last} | {record['wall_s'] / 60:.1f} min "
-                  f"| {record['commit']} |")
+            print(f"| {record['seed']} | {best} | {last} | {frames_of_the_best(record):,} "
+                  f"| {record['wall_s'] / 60:.1f} min | {record['commit']} |")
+
+
+def frames_of_the_best(record: dict[str, Any]) -> int:
+    """An equal score replaces an older model, so it is the last of the best."""
+    returns = record["curve"]["eval_return"]
+    last = max(i for i, value in enumerate(returns) if value == max(returns))
+    return int(record["curve"]["frames"][last])
 
 
 def load(task: str) -> list[dict[str, Any]]:
