@@ -84,7 +84,7 @@ def test_a_family_without_a_file_gets_the_laptop_sizes():
 def test_partly_given_section_keeps_the_defaults_of_its_place():
     config = load_config("DreamerV2", "MyNewEnv", "x", overrides={"actor_opt": {"clip": 5}}).config
     assert config.actor_opt.clip == 5
-    assert config.actor_opt.lr == 8e-5  # not OptimizerConfig's own 1e-4
+    assert config.actor_opt.lr == 2e-4  # default.yaml's, not OptimizerConfig's own 1e-4
 
 
 @pytest.mark.parametrize("source", ["file", "keyword"])
