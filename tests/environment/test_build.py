@@ -250,3 +250,30 @@ def test_importing_is_light():
             "e.make_envs, e.RowEnvs; print([m for m in ('torch', 'ale_py', 'cv2') if m in sys.modules])")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["[]", "[]"]
+
+
+class Leaky(gymnasium.Env):
+    """Notes who is closed; with ``flaw`` "constructor" the third one raises, with "space" its space is refused."""
+
+    made: list[Leaky] = []
+
+    def __init__(self, flaw):
+        third = len(self.made) == 2
+        if third and flaw == "constructor":
+            raise OSError("no licence left")
+        self.observation_space = spaces.Text(3) if third else spaces.Box(-1, 1, (2,))
+        self.action_space = spaces.Discrete(2)
+        self.closed = False
+        self.made.append(self)
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.mark.parametrize("flaw", ["constructor", "space"])
+def test_a_construction_that_fails_closes_what_was_built(registered, flaw):
+    Leaky.made.clear()
+    registered["Mine"] = Leaky
+    with pytest.raises(ConfigError, match=r"^evaluation environment 2 \(Mine/any-v0\)"):
+        make_envs(config("Mine", parallels=3, env_kwargs={"flaw": flaw}), seed_offset=1)
+    assert len(Leaky.made) == (2 if flaw == "constructor" else 3) and all(env.closed for env in Leaky.made)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 
 def as_number(value: Any) -> Any:
-    """A string that reads as a number becomes one: ``"1e-4"`` from a keyword, a dict or an environment variable."""
+    """A string that reads as a number becomes one: ``"1e-4"`` from a keyword, a dict or a Namespace."""
     if isinstance(value, str):
         try:
             value = float(value)
