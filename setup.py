@@ -27,7 +27,7 @@ setup(
         "torch>=2.4",
         "numpy>=1.26",
         "gymnasium[classic-control]>=1.1,<2",
-        "ale-py>=0.10.1",
+        "ale-py>=0.12.1",
         "opencv-python-headless>=4.9",
         "pydantic>=2.7,<3",
         "pyyaml>=6.0.1",

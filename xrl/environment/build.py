@@ -6,7 +6,8 @@ import inspect
 import os
 import signal
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from xrl.common.errors import ConfigError, XrlError
 from xrl.configs.schemas.base import RunConfig
 from xrl.environment.raw import RawEnvironment
 from xrl.environment.registry import Family, find_entry
-from xrl.environment.vector import RowEnvs, make_vector
+from xrl.environment.vector import RowEnvs, Vector, make_vector
 from xrl.environment.wrappers import CanonicalEnv, Pace, RawAdapter
 
 
@@ -27,8 +28,9 @@ def make_envs(config: RunConfig | Mapping[str, Any] | Namespace, *, seed_offset:
     """The environments of a run, stepped together; environment i is seeded env_seed + seed_offset + i.
 
     ``parallels`` overrides the config's; ``render_mode`` is "human", "rgb_array" or None (the config's own is for
-    test mode, so whoever tests passes it). Raises ConfigError if the environment is unknown, cannot be constructed
-    or has spaces that are not supported.
+    test mode, so whoever tests passes it); environments to look at are stepped in this process where the config says
+    native. Raises ConfigError if the environment is unknown, cannot be constructed or has spaces that are not
+    supported.
     """
     config = as_config(config)
     entry = find_entry(config.env_name)
@@ -37,10 +39,34 @@ def make_envs(config: RunConfig | Mapping[str, Any] | Namespace, *, seed_offset:
         raise ConfigError(f"parallels: {count} is too few; use at least 1")
     seeds = [config.env_seed + seed_offset + index for index in range(count)]
     kind = "environment" if seed_offset == 0 else "evaluation environment"
+    if config.vectorize == "native":
+        make_native = _native_maker(entry, config)
+        if render_mode is None:
+            with _constructing(f"{kind}s ({config.env_name}/{config.env_id})", config):
+                return RowEnvs(make_native(config, count), seeds, config.environment.action_repeat)
     factories = [EnvFactory(entry, config, f"{kind} {index}", index > 0, seed, render_mode)
                  for index, seed in enumerate(seeds)]
     vector = make_vector(factories, asynchronous=config.vectorize == "async")
     return RowEnvs(vector, seeds, config.environment.action_repeat)
+
+
+def _native_maker(entry: Any, config: RunConfig) -> Callable[[RunConfig, int], Vector]:
+    if not isinstance(entry, Family) or entry.make_native is None:
+        raise ConfigError(f"vectorize: native is for emulators with a vector of their own, which env_name: "
+                          f"{config.env_name} has not (atari has); use sync or async")
+    return entry.make_native
+
+
+@contextmanager
+def _constructing(label: str, config: RunConfig) -> Iterator[None]:
+    """Raises whatever a constructor that is not ours raises as a ConfigError."""
+    try:
+        yield
+    except XrlError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{label} cannot be constructed with env_kwargs: {config.env_kwargs}: "
+                          f"{type(error).__name__}: {error}") from error
 
 
 @dataclass
@@ -63,13 +89,8 @@ class EnvFactory:
             # Ctrl-C reaches the whole process group; the run saves first and closes its workers itself.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         label = f"{self.name} ({self.config.env_name}/{self.config.env_id})"
-        try:
+        with _constructing(label, self.config):
             return self._build(label, quiet=in_worker or self.quiet)
-        except XrlError:
-            raise
-        except Exception as error:  # the border to constructors that are not ours
-            raise ConfigError(f"{label} cannot be constructed with env_kwargs: {self.config.env_kwargs}: "
-                              f"{type(error).__name__}: {error}") from error
 
     def _build(self, label: str, quiet: bool) -> CanonicalEnv:
         """Innermost first: the environment and its own limit (frames), action repeat, time limit (agent steps)."""

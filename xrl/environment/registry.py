@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import gymnasium
 
     from xrl.configs.schemas.base import RunConfig
+    from xrl.environment.vector import Vector
 
 # A user adds REGISTRY_ENV["MyEnv"] = MyEnv: a RawEnvironment, any class with __init__(self, env_config),
 # a gymnasium.Env class, or a function that returns one.
@@ -30,11 +31,13 @@ class Family:
 
     ``make(config, render_mode)`` builds one. ``repeats``: it applies ``environment.action_repeat`` itself.
     ``time_limit``: where the config sets none, an episode is truncated after this many agent steps (0: never).
+    ``make_native(config, num_envs)`` builds what `vectorize: native` steps; families without one refuse it.
     """
 
     make: Callable[[RunConfig, str | None], gymnasium.Env[Any, Any]]
     repeats: bool = False
     time_limit: int = 0
+    make_native: Callable[[RunConfig, int], Vector] | None = None
 
 
 def find_entry(env_name: str) -> Any:

@@ -162,15 +162,18 @@ class DiscreteActions:
     def __init__(self, space: spaces.Discrete) -> None:
         self._start = int(space.start)
         self.spec = ActionSpec("discrete", int(space.n))
+        self._one_hot = np.eye(self.spec.size, dtype=np.float32)
 
     def decode(self, action: np.ndarray) -> int:
         """The integer action; raises ValueError unless ``action`` is close to exactly one-hot."""
-        index = int(np.argmax(action))
-        distance = np.abs(action)
-        distance[index] = np.abs(action[index] - 1.0)
-        if not (distance <= _ONE_HOT_TOLERANCE).all():  # written so that NaN fails, too
+        return int(self.indices(action)) + self._start
+
+    def indices(self, action: np.ndarray) -> np.ndarray:
+        """(..., A) to the places of the ones (...), counted from 0; raises ValueError as ``decode`` does."""
+        index = action.argmax(-1)
+        if not (np.abs(action - self._one_hot[index]) <= _ONE_HOT_TOLERANCE).all():  # written so that NaN fails, too
             raise ValueError(f"a discrete action must be one-hot, got {action}")
-        return index + self._start
+        return index
 
 
 class ContinuousActions:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import gymnasium
 import numpy as np
@@ -16,7 +16,21 @@ from gymnasium.vector.async_vector_env import AsyncState
 from xrl.common.errors import ConfigError, EnvironmentFault
 from xrl.common.row import ActionSpec, ObsSpec, Row
 
-Vector = SyncVectorEnv[Any, Any] | AsyncVectorEnv[Any, Any]
+
+class Vector(Protocol):
+    """What RowEnvs steps. The environments' attributes "obs_spec", "action_spec" and "time_limit" describe them."""
+
+    num_envs: int
+    metadata: dict[str, Any]
+    render_mode: str | None
+
+    def get_attr(self, name: str) -> tuple[Any, ...]: ...
+    def reset(self, *, seed: Any = None) -> tuple[dict[str, np.ndarray], dict[str, Any]]: ...
+    def step(self, action: np.ndarray, /) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray,
+                                                   dict[str, Any]]: ...
+    def render(self) -> tuple[Any, ...] | None: ...
+    def close(self) -> None: ...
+
 
 _PATIENCE = 2.0  # seconds that a worker has to close its environment before it is terminated
 
@@ -91,7 +105,7 @@ class RowEnvs:
 
 
 def make_vector(factories: Sequence[Callable[[], gymnasium.Env[Any, Any]]],
-                asynchronous: bool) -> Vector:
+                asynchronous: bool) -> SyncVectorEnv[Any, Any] | AsyncVectorEnv[Any, Any]:
     """The environments in this process or in one process each.
 
     Their buffers are handed out uncopied: RowEnvs copies. Raises ConfigError if their spaces differ.
@@ -107,7 +121,7 @@ def make_vector(factories: Sequence[Callable[[], gymnasium.Env[Any, Any]]],
         raise ConfigError(f"the environments of one run must have the same spaces: {error}") from error
 
 
-def _sync_vector(factories: Sequence[Callable[[], gymnasium.Env[Any, Any]]]) -> Vector:
+def _sync_vector(factories: Sequence[Callable[[], gymnasium.Env[Any, Any]]]) -> SyncVectorEnv[Any, Any]:
     """A SyncVectorEnv; if one environment cannot be built, those before it are closed."""
     made: list[gymnasium.Env[Any, Any]] = []
 

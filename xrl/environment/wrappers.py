@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 from typing import Any
 
 import gymnasium
@@ -112,34 +111,45 @@ class CanonicalEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def reset(self, *, seed: int | None = None,
               options: dict[str, Any] | None = None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        with self._faults("reset"):
+        with _Faults(self._label, "reset"):
             obs, _ = self.env.reset(seed=seed, options=options)
             return self._observations.encode(obs), {}
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         decoded = self._actions.decode(action)
-        with self._faults("step"):
+        with _Faults(self._label, "step"):
             obs, reward, terminated, truncated, _ = self.env.step(decoded)
             return self._observations.encode(obs), _checked_reward(reward), bool(terminated), bool(truncated), {}
 
     def render(self) -> Any:
-        with self._faults("render"):
+        with _Faults(self._label, "render"):
             return self.env.render()
 
     def close(self) -> None:
-        with self._faults("close"):
+        with _Faults(self._label, "close"):
             self.env.close()
 
-    @contextmanager
-    def _faults(self, method: str) -> Iterator[None]:
-        try:
-            yield
-        except XrlError:
-            raise
-        except Violation as violation:
-            raise EnvironmentFault(f"{self._label}: {method} returned {violation}") from violation
-        except Exception as error:  # the border to code that is not ours: whatever it raises is its fault
-            raise EnvironmentFault(f"{self._label}: {method} raised {type(error).__name__}: {error}") from error
+
+class _Faults:
+    """``with _Faults(label, "step"):`` is the border to code that is not ours: whatever it raises is its fault.
+
+    A class, because it is entered at every step and a generator costs thrice as much.
+    """
+
+    __slots__ = ("_label", "_method")
+
+    def __init__(self, label: str, method: str) -> None:
+        self._label, self._method = label, method
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        if isinstance(error, Violation):
+            raise EnvironmentFault(f"{self._label}: {self._method} returned {error}") from error
+        if isinstance(error, Exception) and not isinstance(error, XrlError):
+            raise EnvironmentFault(f"{self._label}: {self._method} raised {type(error).__name__}: {error}") from error
 
 
 def _box(spec: ObsSpec) -> spaces.Box:

@@ -17,7 +17,8 @@ class EnvironmentConfig(Section):
                             "agent steps", ge=0)
     sticky: Float = param(0.25, "Atari: probability that the emulator repeats the previous action", "per frame",
                           ge=0, lt=1)
-    noop_max: Int = param(30, "Atari: a reset is followed by 1 to this many no-ops; 0 for none", "frames", ge=0)
+    noop_max: Int = param(30, "Atari: a reset is followed by 1 to this many no-ops (vectorize: native: 0 to one "
+                              "fewer); 0 for none", "frames", ge=0)
     full_action_space: bool = param(False, "Atari: all 18 actions instead of the game's minimal set")
     grayscale: bool = param(True, "Atari: luminance (64, 64, 1) instead of colour (64, 64, 3)")
 
@@ -35,8 +36,11 @@ class RunConfig(Section):
     seed: Int = param(1, "seed of networks, sampling and policy", ge=0)
     env_seed: Int = param(1, "environment i is seeded env_seed + i; evaluation uses others", ge=0)
     device: str = param("auto", "auto, cpu, cuda or cuda:N; auto takes a GPU when there is one")
+    precision: Literal["fp32", "bf16"] = param(
+        "fp32", "of the matrix products in an update; bf16: bfloat16 products, all else float32")
     parallels: Int = param(1, "environments stepped side by side", "environments", ge=1)
-    vectorize: Literal["sync", "async"] = param("sync", "environments in this process, or a process each")
+    vectorize: Literal["sync", "async", "native"] = param(
+        "sync", "environments in this process, in a process each, or in the emulator's own threads (atari only)")
     env_kwargs: dict[str, Any] = param({}, "keyword arguments of the environment's constructor")
     environment: EnvironmentConfig = param(EnvironmentConfig(), "how a single environment is prepared")
 
