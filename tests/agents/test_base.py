@@ -240,7 +240,8 @@ def test_a_poisoned_weight_is_named_and_never_saved_as_good(workshop, name, loss
     agent.train(40)
     poisoned = next(key for key, _ in agent.policy.named_parameters() if key.startswith(name))
     with torch.no_grad():
-        agent.policy.get_parameter(poisoned).view(-1)[-1] = math.nan
+        weight = agent.policy.get_parameter(poisoned)
+        weight[(-1,) * weight.dim()] = math.nan
     with pytest.raises(NumericalError) as caught:
         agent.train(40)
     assert loss in str(caught.value) and f"first bad parameter: {poisoned} " in str(caught.value)

@@ -68,7 +68,7 @@ def numbered_posteriors():
     ({"imagination.starts": 99}, 15), ({"imagination.starts": 7, "imagination.drop_last": True}, 7)])
 def test_states_and_flags_are_flattened_and_drawn_alike(changes, count):
     post, flags = numbered_posteriors()
-    learner = setting(changes)
+    learner = setting({"actor.grad": "dynamics", **changes})
     start, is_terminal = learner.start_states(post, flags)
     number = start.deter[:, 0].long()
     assert torch.equal(start.stoch[:, 0].long(), number)

@@ -178,7 +178,8 @@ def test_slow_critic_is_copied_every_hundred_calls_by_default(monkeypatch):
 def poisoned(name, value):
     learner = tiny_learner()
     with torch.no_grad():
-        dict(learner.policy.named_parameters())[name].view(-1)[1] = value
+        weight = dict(learner.policy.named_parameters())[name]
+        weight[(0,) * (weight.dim() - 1) + (1,)] = value
     return learner
 
 

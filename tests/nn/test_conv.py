@@ -61,7 +61,7 @@ def test_decoder_is_a_dense_layer_and_four_transposed_convolutions(channels, nor
 def test_first_decoder_layer_as_a_matrix_product_is_the_transposed_convolution():
     decoder = filled(ConvDecoder(7, 1, 2)).double()
     pixel = torch.randn(3, 64, dtype=torch.float64, requires_grad=True)
-    ours, theirs = decoder._first(pixel), decoder.layers[0](pixel[:, :, None, None])
+    ours, theirs = decoder._from_one_pixel(decoder.layers[0], pixel), decoder.layers[0](pixel[:, :, None, None])
     torch.testing.assert_close(ours, theirs)
     weights = list(decoder.layers[0].parameters())
     direction = torch.randn_like(ours)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+_CACHED = 2**18  # numbers of each buffer that are worked on at a time on a CPU: 1 MiB
 
 
 class Adam:
@@ -33,37 +35,54 @@ class Adam:
         self.names = [name for name, _ in named]
         self.parameters: list[nn.Parameter] = [parameter for _, parameter in named]
         self.lr, self.eps, self.clip, self.weight_decay = lr, eps, clip, weight_decay
-        self.weights = _flatten([parameter.data for parameter in self.parameters])
-        for parameter, view in zip(self.parameters, _views(self.weights, self.parameters), strict=True):
+        self.orders = [_memory_order(parameter) for parameter in self.parameters]
+        self.weights = _flatten([parameter.data for parameter in self.parameters], self.orders)
+        for parameter, view in zip(self.parameters, self._views(self.weights), strict=True):
             parameter.data = view
         self.mean = torch.zeros_like(self.weights)
         self.square = torch.zeros_like(self.weights)
+        self.gradient = torch.zeros_like(self.weights)
         self.steps = torch.zeros((), device=self.weights.device)
         self.healthy = torch.ones((), dtype=torch.bool, device=self.weights.device)
-        self.gradient = torch.zeros_like(self.weights)
+        self.norms = self.weights.new_zeros(len(named))  # of each gradient, in the last healthy step or the first bad
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor], valid: Tensor | bool = True) -> Tensor:
         """Apply one step, unless not ``valid``; returns the global norm before clipping, a scalar on the device."""
         b1, b2 = self.betas
-        gradient = _flatten(gradients)
-        # The first bad one is kept for ``culprit``, which may be asked many steps later.
-        self.gradient = torch.where(self.healthy, gradient, self.gradient)
-        norm = torch.linalg.vector_norm(gradient)
+        norms = torch.stack(torch._foreach_norm(list(gradients)))
+        self.norms.copy_(norms.where(self.healthy, self.norms))
+        norm = torch.linalg.vector_norm(norms)
         finite = torch.isfinite(norm) & valid
         self.healthy &= finite
-        live = finite.to(gradient.dtype)
-        gradient = torch.where(finite, gradient * (self.clip / norm.clamp(min=self.clip)), 0.0)
+        live = finite.to(norm.dtype)
         self.steps += live
-        self.weights.mul_(1 - self.weight_decay * live)
-        self.mean.lerp_(gradient, (1 - b1) * live)
-        self.square.lerp_(gradient.square(), (1 - b2) * live)
         # 1 - b^t as -expm1(t log b): in float32 the plain difference is off by 6e-5 at t = 1.
         correction1 = -torch.expm1(self.steps * math.log(b1))
         correction2 = -torch.expm1(self.steps * math.log(b2))
         rate = self.lr * live * correction2.sqrt() / correction1.clamp(min=1e-8)
-        self.weights.sub_(rate * self.mean / (self.square.sqrt() + self.eps))
+        torch.cat([gradient.permute(order).reshape(-1) for gradient, order in zip(gradients, self.orders, strict=True)],
+                  out=self.gradient)
+        scale = torch.where(finite, self.clip / norm.clamp(min=self.clip), 0.0)
+        for weights, mean, square, gradient in self._pieces():
+            gradient.mul_(scale).nan_to_num_(0.0, 0.0, 0.0)
+            weights.mul_(1 - self.weight_decay * live)
+            mean.lerp_(gradient, (1 - b1) * live)
+            square.lerp_(gradient.square_(), (1 - b2) * live)
+            weights.sub_((rate * mean).div_(square.sqrt().add_(self.eps)))
         return norm
+
+    def _pieces(self) -> Iterator[tuple[Tensor, ...]]:
+        """The flat buffers; on a CPU in pieces that stay in its cache from the first operation to the last."""
+        flat = (self.weights, self.mean, self.square, self.gradient)
+        return zip(*(buffer.split(_CACHED) if buffer.device.type == "cpu" else (buffer,) for buffer in flat),
+                   strict=True)
+
+    def _views(self, flat: Tensor) -> list[Tensor]:
+        """The part of a flat buffer that belongs to each parameter, in the parameter's shape and memory order."""
+        parts = flat.split([parameter.numel() for parameter in self.parameters])
+        return [part.view([parameter.shape[axis] for axis in order]).permute(_inverse(order))
+                for part, parameter, order in zip(parts, self.parameters, self.orders, strict=True)]
 
     def minimize(self, loss: Tensor) -> Tensor:
         """Differentiate ``loss`` by this optimiser's parameters only, and step. Returns the gradient's norm."""
@@ -72,26 +91,35 @@ class Adam:
     def culprit(self) -> str | None:
         """The first parameter that holds NaN or infinity, or whose gradient in the first bad step did, or was so
         large that its norm overflows."""
-        for flat in (self.weights, self.gradient):
-            for name, view in zip(self.names, _views(flat, self.parameters), strict=True):
-                if not bool(torch.linalg.vector_norm(view).isfinite()):
-                    return name
-        return None
+        sick = [not bool(torch.linalg.vector_norm(parameter).isfinite()) for parameter in self.parameters]
+        bad = sick if any(sick) else (~self.norms.isfinite()).tolist()
+        return next((name for name, is_bad in zip(self.names, bad, strict=True) if is_bad), None)
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {"mean": self.mean, "square": self.square, "steps": self.steps}
+        """The moments in the order of each parameter's axes, so that a file knows nothing of memory layouts."""
+        def plain(flat: Tensor) -> Tensor:
+            return torch.cat([view.reshape(-1) for view in self._views(flat)])
+
+        return {"mean": plain(self.mean), "square": plain(self.square), "steps": self.steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, tensor in self.state_dict().items():
-            tensor.copy_(state[name])
+        for name, flat in (("mean", self.mean), ("square", self.square)):
+            parts = state[name].split([parameter.numel() for parameter in self.parameters])
+            for view, part in zip(self._views(flat), parts, strict=True):
+                view.copy_(part.view(view.shape))
+        self.steps.copy_(state["steps"])
         self.healthy.fill_(True)
-        self.gradient.zero_()
+        self.norms.zero_()
 
 
-def _flatten(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.cat([tensor.reshape(-1) for tensor in tensors])
+def _flatten(tensors: Sequence[Tensor], orders: Sequence[tuple[int, ...]]) -> Tensor:
+    return torch.cat([tensor.permute(order).reshape(-1) for tensor, order in zip(tensors, orders, strict=True)])
 
 
-def _views(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    parts = flat.split([tensor.numel() for tensor in like])
-    return [part.view(tensor.shape) for part, tensor in zip(parts, like, strict=True)]
+def _memory_order(tensor: Tensor) -> tuple[int, ...]:
+    """The axes from the outermost to the innermost in memory."""
+    return tuple(sorted(range(tensor.dim()), key=tensor.stride, reverse=True))
+
+
+def _inverse(order: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(sorted(range(len(order)), key=order.__getitem__))

@@ -12,12 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xrl.common.accelerate import autocast
 from xrl.common.errors import NumericalError
 from xrl.common.optimizer import Adam
 from xrl.common.row import Row
 from xrl.configs.schemas.dreamer_v2 import DreamerV2Config, OptimizerConfig
 from xrl.learners.base import Learner
 from xrl.nn.distributions import normal_loss
+from xrl.nn.layers import OneHots
 from xrl.ops.kl import balanced_kl
 from xrl.ops.returns import cumulative_weight, lambda_return
 from xrl.ops.targets import copy_parameters
@@ -47,7 +49,7 @@ class Dream:
     (no gradient), target V_k; ``value`` is v_0..v_{H-1} of the slow critic.
     """
 
-    feat: Tensor
+    feat: Tensor | OneHots
     action: Tensor
     discount: Tensor
     weight: Tensor
@@ -76,11 +78,14 @@ class DreamerV2Learner(Learner):
 
     def step(self, batch: Batch) -> Metrics:
         """One update (DreamerV2, algorithm of section 2): model step, then imagination with the updated model."""
-        loss, post, metrics = self.model_loss(batch)
+        with self.precision():
+            loss, post, metrics = self.model_loss(batch)
         metrics["model/grad_norm"] = self.model_opt.minimize(loss)
-        dream = self.imagine(*self.start_states(post, batch.is_terminal))
-        actor_loss, actor_metrics = self.actor_loss(dream)
-        critic_loss, critic_metrics = self.critic_loss(dream)
+        with self.precision():
+            dream = self.imagine(*self.start_states(post, batch.is_terminal))
+        with self.precision():
+            actor_loss, actor_metrics = self.actor_loss(dream)
+            critic_loss, critic_metrics = self.critic_loss(dream)
         actor_metrics["actor/grad_norm"] = self.actor_opt.minimize(actor_loss)
         critic_metrics["critic/grad_norm"] = self.critic_opt.minimize(critic_loss)
         return {name: value.detach() for name, value in {**metrics, **actor_metrics, **critic_metrics}.items()}
@@ -92,6 +97,9 @@ class DreamerV2Learner(Learner):
             copy_parameters(self.critic, self.policy.slow_critic)
         self.updates += 1
         return metrics
+
+    def precision(self) -> torch.autocast:
+        return autocast(self.config.precision, self.generator.device)
 
     # World model -----------------------------------------------------------------------------------------------
 
@@ -160,7 +168,7 @@ class DreamerV2Learner(Learner):
             drawn = torch.randperm(len(is_terminal), generator=self.generator, device=self.generator.device)
             drawn = drawn[:config.starts]
             start, is_terminal = State(start.deter[drawn], start.stoch[drawn]), is_terminal[drawn]
-        return start, is_terminal
+        return self.model.rssm.compact(start) if self.actor_grad == "reinforce" else start, is_terminal
 
     def imagine(self, start: State, is_terminal: Tensor) -> Dream:
         """Dream H steps from every start state and value what happens::
@@ -187,10 +195,10 @@ class DreamerV2Learner(Learner):
             target = lambda_return(reward, value[1:], discount, self.config.lambda_)
         return Dream(feat, action, discount, cumulative_weight(discount), value[:-1].detach(), target)
 
-    def imagined_discount(self, feat: Tensor, is_terminal: Tensor) -> Tensor:
+    def imagined_discount(self, feat: Tensor | OneHots, is_terminal: Tensor) -> Tensor:
         """d_0 .. d_{H-1}, (H, N), from features (H+1, N, F) and the start rows' flags (N,)."""
         if self.model.discount is None:
-            return feat.new_full(feat[:-1].shape[:2], self.config.gamma)
+            return torch.full((self.config.horizon, len(is_terminal)), self.config.gamma, device=is_terminal.device)
         return torch.cat([self.true_discount(is_terminal).unsqueeze(0), self.model.discount(feat[1:-1])])
 
     # Behaviour -------------------------------------------------------------------------------------------------

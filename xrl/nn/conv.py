@@ -1,16 +1,53 @@
-"""Convolutional encoder and decoder for 64x64 images, channels last outside, first inside."""
+"""Convolutional encoder and decoder for 64x64 images. Channels are last in memory, here as everywhere else: a
+convolution on a CPU is up to twice as fast so, and nothing is ever transposed."""
 
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.grad import conv2d_weight
 
-from xrl.nn.layers import ChannelNorm, glorot
+from xrl.nn.layers import ChannelNorm, dense, glorot
 
 IMAGE_SIZE = 64
+
+
+def channels_last(layers: nn.Module) -> None:
+    """Lay the weights of convolutions in memory as the images lie."""
+    for weight in layers.parameters():
+        if weight.dim() == 4:
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+
+
+class FrugalELU(nn.Module):
+    """ELU between two convolutions that overwrites its input and, backwards, the gradient it is given.
+
+    Their activations are the largest tensors there are. The gradient may be overwritten because the convolution that
+    reads the output, its only reader, made it for nobody else.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = _FrugalELU.apply(x) if x.requires_grad else F.elu(x, inplace=True)
+        return y
+
+
+class _FrugalELU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.mark_dirty(x)
+        F.elu(x, inplace=True)
+        ctx.save_for_backward(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        y, = ctx.saved_tensors
+        torch.ops.aten.elu_backward.grad_input(grad, 1.0, 1.0, 1.0, True, y, grad_input=grad)
+        return grad
 
 
 class ConvEncoder(nn.Module):
@@ -24,15 +61,17 @@ class ConvEncoder(nn.Module):
             blocks.append(nn.Conv2d(inputs, outputs, kernel_size=4, stride=2))
             if norm == "layer":
                 blocks.append(ChannelNorm(outputs))
-            blocks.append(nn.ELU())
+            blocks.append(FrugalELU())
         self.layers = nn.Sequential(*blocks).apply(glorot)
+        channels_last(self.layers)
         self.size = 2 * 2 * 8 * depth
 
     def forward(self, image: Tensor) -> Tensor:
         """(..., 64, 64, C) -> (..., 32 depth)."""
         batch = image.shape[:-3]
         image = image.reshape(-1, *image.shape[-3:]).permute(0, 3, 1, 2)
-        return self.layers(image).reshape(*batch, self.size)
+        # Channels first in the vector, as the dense layers behind it have always counted.
+        return self.layers(image).contiguous().view(*batch, self.size)
 
 
 class ConvDecoder(nn.Module):
@@ -42,27 +81,56 @@ class ConvDecoder(nn.Module):
 
     def __init__(self, inputs: int, channels: int, depth: int, norm: str = "none") -> None:
         super().__init__()
-        self.dense = nn.Linear(inputs, 32 * depth)
+        self.dense = dense(inputs, 32 * depth)
         sizes = [32 * depth, 4 * depth, 2 * depth, depth, channels]
         self.layers = nn.ModuleList(
             nn.ConvTranspose2d(size, outputs, kernel, stride=2)
             for (size, outputs), kernel in zip(pairwise(sizes), self.kernels, strict=True))
         self.norms = nn.ModuleList(
             ChannelNorm(size) if norm == "layer" else nn.Identity() for size in sizes[1:-1])
-        self.apply(glorot)
+        self.elu = FrugalELU()
+        channels_last(self.layers.apply(glorot))
 
     def forward(self, feat: Tensor) -> Tensor:
         """(..., F) -> the mean of a unit normal over pixels, (..., 64, 64, C)."""
-        batch = feat.shape[:-1]
-        x = self._first(self.dense(feat.reshape(-1, feat.shape[-1])))
-        for norm, layer in zip(self.norms, list(self.layers)[1:], strict=True):
-            x = layer(F.elu(norm(x)))
-        return x.permute(0, 2, 3, 1).reshape(*batch, IMAGE_SIZE, IMAGE_SIZE, -1)
+        first, *middle, last = self.layers
+        x = self._from_one_pixel(first, self.dense(feat.reshape(-1, feat.shape[-1])))
+        for norm, layer in zip(self.norms, middle, strict=False):
+            x = layer(self.elu(norm(x)))
+        x = _LastLayer.apply(self.elu(self.norms[-1](x)), last.weight.to(x.dtype), last.bias.to(x.dtype))
+        return x.reshape(*feat.shape[:-1], IMAGE_SIZE, IMAGE_SIZE, -1)
 
-    def _first(self, x: Tensor) -> Tensor:
+    @staticmethod
+    def _from_one_pixel(layer: Any, x: Tensor) -> Tensor:
         """From one pixel a transposed convolution is a matrix product, and several times faster as one."""
-        layer = self.layers[0]
-        assert isinstance(layer, nn.ConvTranspose2d) and layer.bias is not None
-        kernel = self.kernels[0]
-        x = x @ layer.weight.flatten(1)
-        return torch.unflatten(x, 1, (layer.out_channels, kernel, kernel)) + layer.bias[:, None, None]
+        weight = layer.weight.permute(0, 2, 3, 1)  # inputs, height, width, outputs: as it lies in memory
+        image = (x @ weight.flatten(1)).unflatten(1, weight.shape[1:]) + layer.bias
+        return image.permute(0, 3, 1, 2)
+
+
+class _LastLayer(torch.autograd.Function):
+    """A transposed convolution, kernel 6, stride 2, to few channels: (N, I, H, W) -> (N, 2H + 4, 2W + 4, O).
+
+    Each of the four pixels that one input pixel becomes sees 3x3 inputs: an ordinary convolution to 4 O channels,
+    which are then laid out as 2x2 pixels. That takes a third of the time of the transposed one, whose kernels are
+    made for many channels. Backwards the ordinary form is as fast.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        inputs, outputs = weight.shape[:2]
+        taps = weight.view(inputs, outputs, 3, 2, 3, 2).flip(2, 4)  # out[2i + p] = sum_a in[i - a] weight[2a + p]
+        phases = taps.permute(3, 5, 1, 0, 2, 4).reshape(4 * outputs, inputs, 3, 3)
+        y = F.conv2d(x, phases.contiguous(memory_format=torch.channels_last), bias.repeat(4), padding=2)
+        height, width = y.shape[2:]
+        pixels = y.permute(0, 2, 3, 1).reshape(-1, height, width, 2, 2, outputs)
+        return pixels.transpose(2, 3).reshape(-1, 2 * height, 2 * width, outputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        image = grad.permute(0, 3, 1, 2)
+        # The transposed convolution is the adjoint of a convolution with the same weight.
+        return (F.conv2d(image, weight, stride=2), conv2d_weight(image, weight.shape, x, stride=2),
+                grad.sum((0, 1, 2)))

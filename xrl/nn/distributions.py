@@ -27,16 +27,20 @@ def straight_through(hard: Tensor, probs: Tensor) -> Tensor:
 
 
 def one_hot_sample(logits: Tensor, uniform: Tensor) -> Tensor:
-    """Draw one class each by inverting the cumulative distribution: one uniform number per variable.
+    """Draw one class each from one uniform number each.
 
     ``logits``: (..., K); ``uniform``: (...) in [0, 1). Returns one-hot (..., K) with straight-through gradient.
     """
     probs = logits.softmax(-1)
-    cumulative = probs.detach().cumsum(-1)
+    return straight_through(_one_hot(category(probs.detach(), uniform).unsqueeze(-1), logits), probs)
+
+
+def category(probs: Tensor, uniform: Tensor) -> Tensor:
+    """Draw one class each by inverting the cumulative distribution: probs (..., K), uniform (...) -> (...) int64."""
+    cumulative = probs.cumsum(-1)
     # Rounding leaves the last entry a little off 1: scaling by it keeps every draw inside.
     below = uniform.unsqueeze(-1) * cumulative[..., -1:] >= cumulative
-    index = below.sum(-1, keepdim=True).clamp_(max=logits.shape[-1] - 1)
-    return straight_through(_one_hot(index, logits), probs)
+    return below.sum(-1).clamp_(max=probs.shape[-1] - 1)
 
 
 def one_hot_mode(logits: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from xrl.common.row import ActionSpec
 from xrl.nn.distributions import OneHot, TruncatedNormal, normal_loss
-from xrl.nn.layers import MLP, dense
+from xrl.nn.layers import MLP, OneHots, dense
 
 
 class ScalarHead(nn.Module):
@@ -19,11 +19,11 @@ class ScalarHead(nn.Module):
         self.mlp = MLP(inputs, layers, units, norm)
         self.out = dense(units, 1)
 
-    def forward(self, feat: Tensor) -> Tensor:
+    def forward(self, feat: Tensor | OneHots) -> Tensor:
         """(..., F) -> the mean, (...)."""
         return self.out(self.mlp(feat)).squeeze(-1).float()
 
-    def loss(self, feat: Tensor, target: Tensor) -> Tensor:
+    def loss(self, feat: Tensor | OneHots, target: Tensor) -> Tensor:
         """-log N(target; mean, 1), (...)."""
         return normal_loss(self(feat), target)
 
@@ -31,11 +31,11 @@ class ScalarHead(nn.Module):
 class DiscountHead(ScalarHead):
     """A Bernoulli trained on a *soft* label, gamma (1 - is_terminal): its mean already contains gamma."""
 
-    def forward(self, feat: Tensor) -> Tensor:
+    def forward(self, feat: Tensor | OneHots) -> Tensor:
         """(..., F) -> the mean, the discount factor of a step, (...)."""
         return torch.sigmoid(super().forward(feat))
 
-    def loss(self, feat: Tensor, target: Tensor) -> Tensor:
+    def loss(self, feat: Tensor | OneHots, target: Tensor) -> Tensor:
         """-[y log sigmoid(l) + (1 - y) log sigmoid(-l)] with y in [0, 1], (...)."""
         return F.binary_cross_entropy_with_logits(super().forward(feat), target, reduction="none")
 
@@ -49,7 +49,7 @@ class OneHotActor(nn.Module):
         self.out = dense(units, action_size)
         self.noise_shape: tuple[int, ...] = ()
 
-    def forward(self, feat: Tensor) -> OneHot:
+    def forward(self, feat: Tensor | OneHots) -> OneHot:
         return OneHot(self.out(self.mlp(feat)).float())
 
 
@@ -65,7 +65,7 @@ class TruncatedNormalActor(nn.Module):
         self.scale = dense(units, action_size)
         self.noise_shape: tuple[int, ...] = (action_size,)
 
-    def forward(self, feat: Tensor) -> TruncatedNormal:
+    def forward(self, feat: Tensor | OneHots) -> TruncatedNormal:
         x = self.mlp(feat)
         scale = 2 * torch.sigmoid(self.scale(x).float() / 2) + self.min_std
         return TruncatedNormal(torch.tanh(self.loc(x).float()), scale)

@@ -25,8 +25,12 @@ class LayerNormGRUCell(nn.Module):
 
     def forward(self, x: Tensor, deter: Tensor) -> Tensor:
         """``x``: (..., inputs), ``deter``: (..., D) -> the next ``deter``, (..., D)."""
+        return self.gated(self.gates(torch.cat([x, deter], -1)), deter)
+
+    def gated(self, gates: Tensor, deter: Tensor) -> Tensor:
+        """The next ``deter`` from W [x; h] + b, (..., 3D)."""
         # The norm and the gates stay in float32 whatever the precision of the matrix product.
-        gates = self.norm(self.gates(torch.cat([x, deter], -1)).float())
+        gates = self.norm(gates.float())
         reset, candidate, update = gates.chunk(3, -1)
         candidate = torch.tanh(torch.sigmoid(reset) * candidate)
         return torch.lerp(deter, candidate, torch.sigmoid(update + self.update_bias))

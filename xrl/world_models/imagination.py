@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xrl.world_models.rssm import RSSM, State
+from xrl.nn.layers import OneHots
+from xrl.world_models.rssm import RSSM, State, join
 
 
-def imagine(rssm: RSSM, actor: Callable[[Tensor], Any], start: State, action_noise: Tensor, latent_noise: Tensor
-            ) -> tuple[Tensor, Tensor]:
+def imagine(rssm: RSSM, actor: Callable[[Any], Any], start: State, action_noise: Tensor, latent_noise: Tensor
+            ) -> tuple[Tensor | OneHots, Tensor]:
     """Follow ``actor`` for H steps from N start states::
 
         k:        0      1      2    ..    H
@@ -29,10 +30,11 @@ def imagine(rssm: RSSM, actor: Callable[[Tensor], Any], start: State, action_noi
     Returns:
         Features feat_0 .. feat_H, (H+1, N, F), and actions a_1 .. a_H, (H, N, A).
     """
-    state, feats, actions = start, [start.feat], []
+    states, actions = [start], []
     for k in range(len(action_noise)):
-        action = actor(feats[-1].detach()).sample(action_noise[k])
-        state = rssm.img_step(state, action, latent_noise[k])
+        feat = join(states[-1].stoch, states[-1].deter)
+        action = actor(feat.detach()).sample(action_noise[k])
+        states.append(rssm.img_step(states[-1], action, latent_noise[k]))
         actions.append(action)
-        feats.append(state.feat)
-    return torch.stack(feats), torch.stack(actions)
+    deter, stoch = (torch.stack(parts) for parts in zip(*states, strict=True))
+    return join(stoch, deter), torch.stack(actions)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from xrl.nn.distributions import LOG_SQRT_2PI, one_hot_sample
+from xrl.nn.distributions import LOG_SQRT_2PI, category, one_hot_sample
 from xrl.ops.kl import categorical_kl, gaussian_kl
 
 
@@ -37,6 +37,17 @@ class CategoricalLatent:
     def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
         """Exactly one-hot, (..., S * K)."""
         return one_hot_sample(self._logits(stats), noise).flatten(-2)
+
+    def sample_places(self, stats: Tensor, noise: Tensor) -> Tensor:
+        """``sample`` without a gradient: the places of its ones, (..., S)."""
+        return category(self._logits(stats).softmax(-1), noise) + self._offsets(stats.device)
+
+    def places(self, stoch: Tensor) -> Tensor:
+        """One-hot (..., S * K) -> the places of its ones, (..., S)."""
+        return stoch.unflatten(-1, (self.stoch, self.classes)).argmax(-1) + self._offsets(stoch.device)
+
+    def _offsets(self, device: torch.device) -> Tensor:
+        return torch.arange(0, self.size, self.classes, device=device)
 
     def kl(self, post: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
         """``dyn_kl`` and ``rep_kl`` of the posterior from the prior, (...), nats (see ops/kl.py)."""

@@ -7,20 +7,24 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from xrl.nn.layers import MLP, dense
+from xrl.nn.layers import MLP, LoopLinear, OneHots, dense
 from xrl.nn.recurrent import LayerNormGRUCell
-from xrl.world_models.latents import Latent
+from xrl.world_models.latents import CategoricalLatent, Latent
 
 
 class State(NamedTuple):
-    """``deter``: h, (..., D); ``stoch``: z, flattened, (..., Z)."""
+    """``deter``: h, (..., D); ``stoch``: z, flattened, (..., Z).
+
+    Where no gradient flows and z is one-hot, ``stoch`` may also hold the places of its ones: integers (..., S), see
+    ``CategoricalLatent.places``. A CPU then adds where it had to multiply.
+    """
 
     deter: Tensor
     stoch: Tensor
 
     @property
     def feat(self) -> Tensor:
-        """What heads read: z first, then h, (..., F)."""
+        """What heads read: z first, then h, (..., F). Of a state that holds places, see ``join``."""
         return torch.cat([self.stoch, self.deter], -1)
 
     def detach(self) -> State:
@@ -58,22 +62,54 @@ class RSSM(nn.Module):
         like = self.img_stats.weight
         return State(like.new_zeros(batch, self.deter), like.new_zeros(batch, self.latent.size))
 
+    def compact(self, state: State) -> State:
+        """``state`` with the places of the ones instead of one-hot z, where that pays: a GPU multiplies faster than
+        it gathers, and a Gaussian has none."""
+        if state.stoch.device.type == "cpu" and isinstance(self.latent, CategoricalLatent):
+            return State(state.deter, self.latent.places(state.stoch))
+        return state
+
     def img_step(self, state: State, action: Tensor, noise: Tensor) -> State:
         """Imagine one step: (N, ...) state and action (N, A) -> the next state, z from the prior."""
-        deter = self._recur(state, action)
-        return State(deter, self.latent.sample(self.prior_stats(deter), noise))
+        deter = self.cell(self.img_in(join(state.stoch, action)), state.deter)
+        stats = self.prior_stats(deter)
+        if state.stoch.is_floating_point():
+            return State(deter, self.latent.sample(stats, noise))
+        assert isinstance(self.latent, CategoricalLatent)
+        return State(deter, self.latent.sample_places(stats, noise))
 
     def obs_step(self, state: State, action: Tensor, embed: Tensor, is_first: Tensor, noise: Tensor
                  ) -> tuple[State, Tensor]:
-        """One step with an observation. Where ``is_first``, state *and* action count as zero.
+        """``observe_from`` for a single row: no axis T."""
+        states, stats = self.observe_from(state, action[None], embed[None], is_first[None], noise[None])
+        return State(states.deter[0], states.stoch[0]), stats[0]
 
-        ``action``: (N, A), ``embed``: (N, M), ``is_first``: (N,), ``noise``: as latent.noise(N).
-        Returns the posterior state and its stats.
+    def observe_from(self, state: State, action: Tensor, embed: Tensor, is_first: Tensor, noise: Tensor
+                     ) -> tuple[State, Tensor]:
+        """Follow T rows from ``state`` (B, ...). Where ``is_first``, state *and* action count as zero.
+
+        Args:
+            action: (T, B, A); embed: (T, B, M); is_first: (T, B) bool; noise: latent.noise(T, B).
+
+        Returns:
+            Posterior states (T, B, ...) and their stats (T, B, stats_size).
         """
-        keep = ~is_first.unsqueeze(-1)
-        deter = self._recur(state.masked(keep), action.where(keep, 0.0))
-        stats = self.obs_stats(self.obs_out(torch.cat([deter, embed], -1)))
-        return State(deter, self.latent.sample(stats, noise)), stats
+        keep, lead = ~is_first.unsqueeze(-1), is_first.shape
+        img_in = LoopLinear(self.img_in.first, action.where(keep, 0.0))
+        gates = LoopLinear(self.cell.gates, shape=lead)
+        obs_out = LoopLinear(self.obs_out.first, embed)
+        obs_stats = LoopLinear(self.obs_stats, shape=lead)
+        deters, stochs, stats = [], [], []
+        for t, (kept, uniform) in enumerate(zip(keep.unbind(0), noise.unbind(0), strict=True)):
+            state = state.masked(kept)
+            x = self.img_in.after_first(img_in(t, state.stoch))
+            deter = self.cell.gated(gates(t, torch.cat([x, state.deter], -1)), state.deter)
+            logits = obs_stats(t, self.obs_out.after_first(obs_out(t, deter)))
+            state = State(deter, self.latent.sample(logits, uniform))
+            deters.append(deter)
+            stochs.append(state.stoch)
+            stats.append(logits)
+        return State(torch.stack(deters), torch.stack(stochs)), torch.stack(stats)
 
     def prior_stats(self, deter: Tensor) -> Tensor:
         return self.img_stats(self.img_out(deter))
@@ -88,15 +124,10 @@ class RSSM(nn.Module):
             Posterior states (T, B, ...), posterior stats and prior stats (T, B, stats_size). The prior needs no
             sample here, so it is computed for all steps at once, outside the time loop.
         """
-        state = self.initial(embed.shape[1])
-        deters, stochs, posts = [], [], []
-        for t in range(len(embed)):
-            state, stats = self.obs_step(state, action[t], embed[t], is_first[t], noise[t])
-            deters.append(state.deter)
-            stochs.append(state.stoch)
-            posts.append(stats)
-        states = State(torch.stack(deters), torch.stack(stochs))
-        return states, torch.stack(posts), self.prior_stats(states.deter)
+        states, post_stats = self.observe_from(self.initial(embed.shape[1]), action, embed, is_first, noise)
+        return states, post_stats, self.prior_stats(states.deter)
 
-    def _recur(self, state: State, action: Tensor) -> Tensor:
-        return self.cell(self.img_in(torch.cat([state.stoch, action], -1)), state.deter)
+
+def join(stoch: Tensor, rest: Tensor) -> Tensor | OneHots:
+    """[z; x] as the input of a dense layer."""
+    return torch.cat([stoch, rest], -1) if stoch.is_floating_point() else OneHots(stoch, rest)
