@@ -21,6 +21,9 @@ class Bandit:
         deter = torch.nn.functional.pad(action, (0, 8 - action.shape[-1]))
         return State(deter, torch.zeros_like(state.stoch))
 
+    def join(self, stoch, rest):
+        return torch.cat([stoch, rest], -1)
+
     def reward(self, feat):
         return feat[..., 16]  # feat = 16 stochastic entries, then the deterministic ones
 

@@ -293,7 +293,7 @@ def test_dynamics_gradient_equals_a_finite_difference():
 
         def value():
             remembered = iter(dream.feat.detach())
-            learner.actor = Remembering(lambda _: actor(next(remembered)), actor.noise_shape)
+            learner.actor = Remembering(lambda _: actor(next(remembered)), actor)
             learner.generator.set_state(noise_state)
             targets = learner.imagine(*start).target
             return -(dream.weight[:H - 1] * targets[1:]).mean().item()
@@ -313,8 +313,8 @@ def test_dynamics_gradient_equals_a_finite_difference():
 
 
 class Remembering:
-    def __init__(self, law, noise_shape):
-        self.law, self.noise_shape = law, noise_shape
+    def __init__(self, law, actor):
+        self.law, self.noise_shape, self.mlp = law, actor.noise_shape, actor.mlp
 
     def __call__(self, feat):
         return self.law(feat)

@@ -6,6 +6,7 @@ differ, the configuration names both; docs/methods/dreamer_v2.md maps every equa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +47,8 @@ class Dream:
     """Imagined trajectories; H steps from N start states (see ``imagine`` for what feat_k and a_{k+1} mean).
 
     feat (H+1, N, F), action a_1..a_H (H, N, A), and for k = 0..H-1, each (H, N): discount d_k, weight w_k
-    (no gradient), target V_k; ``value`` is v_0..v_{H-1} of the slow critic.
+    (no gradient), target V_k; ``value`` is v_0..v_{H-1} of the slow critic. ``hidden``: what the actor's layers gave
+    at k = 0..H-1, each (H, N, units), where it acted without a gradient.
     """
 
     feat: Tensor | OneHots
@@ -55,6 +57,7 @@ class Dream:
     weight: Tensor
     value: Tensor
     target: Tensor
+    hidden: Sequence[Tensor] = ()
 
 
 class DreamerV2Learner(Learner):
@@ -188,12 +191,14 @@ class DreamerV2Learner(Learner):
         with torch.set_grad_enabled(self.actor_grad != "reinforce"):
             action_noise = torch.rand(horizon, count, *self.actor.noise_shape, generator=self.generator, device=device)
             latent_noise = model.latent.noise(horizon, count, generator=self.generator)
-            feat, action = imagine(model.rssm, self.actor, start, action_noise, latent_noise)
+            with self.actor.mlp.recording() as record:
+                feat, action = imagine(model.rssm, self.actor, start, action_noise, latent_noise)
             reward = model.reward(feat[:-1])
             discount = self.imagined_discount(feat, is_terminal)
             value = self.policy.slow_critic(feat)
             target = lambda_return(reward, value[1:], discount, self.config.lambda_)
-        return Dream(feat, action, discount, cumulative_weight(discount), value[:-1].detach(), target)
+        hidden = [torch.stack(layer) for layer in zip(*record, strict=True)]
+        return Dream(feat, action, discount, cumulative_weight(discount), value[:-1].detach(), target, hidden)
 
     def imagined_discount(self, feat: Tensor | OneHots, is_terminal: Tensor) -> Tensor:
         """d_0 .. d_{H-1}, (H, N), from features (H+1, N, F) and the start rows' flags (N,)."""
@@ -211,7 +216,7 @@ class DreamerV2Learner(Learner):
             dynamics    V_{k+1}, the gradient flows through a_1 .. a_{k+1}
         """
         config, last = self.config.actor, len(dream.weight) - 1
-        law = self.actor(dream.feat[:last].detach())
+        law = self.actor(dream.feat[:last].detach(), [layer[:last] for layer in dream.hidden])
         entropy = law.entropy()
         dynamics = dream.target[1:]
         gain = dynamics

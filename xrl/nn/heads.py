@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -49,8 +51,9 @@ class OneHotActor(nn.Module):
         self.out = dense(units, action_size)
         self.noise_shape: tuple[int, ...] = ()
 
-    def forward(self, feat: Tensor | OneHots) -> OneHot:
-        return OneHot(self.out(self.mlp(feat)).float())
+    def forward(self, feat: Tensor | OneHots, known: Sequence[Tensor] = ()) -> OneHot:
+        """``known``: see ``MLP``."""
+        return OneHot(self.out(self.mlp(feat, known)).float())
 
 
 class TruncatedNormalActor(nn.Module):
@@ -65,8 +68,9 @@ class TruncatedNormalActor(nn.Module):
         self.scale = dense(units, action_size)
         self.noise_shape: tuple[int, ...] = (action_size,)
 
-    def forward(self, feat: Tensor | OneHots) -> TruncatedNormal:
-        x = self.mlp(feat)
+    def forward(self, feat: Tensor | OneHots, known: Sequence[Tensor] = ()) -> TruncatedNormal:
+        """``known``: see ``MLP``."""
+        x = self.mlp(feat, known)
         scale = 2 * torch.sigmoid(self.scale(x).float() / 2) + self.min_std
         return TruncatedNormal(torch.tanh(self.loc(x).float()), scale)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,14 +40,15 @@ def norm_layer(norm: str, size: int) -> nn.Module:
 class OneHots:
     """The input [z; x] of a dense layer, where z is made of zeros and of ones at ``index``.
 
-    ``index``: (..., S) places of the ones among the first inputs; ``rest``: x, (..., X). Knows no gradient.
+    ``index``: (..., S) places of the ones in z; ``rest``: x, (..., X); ``ones``: the length of z. No gradient flows.
     """
 
     index: Tensor
     rest: Tensor
+    ones: int
 
     def __getitem__(self, key: Any) -> OneHots:
-        return OneHots(self.index[key], self.rest[key])
+        return OneHots(self.index[key], self.rest[key], self.ones)
 
     def detach(self) -> OneHots:
         return self
@@ -57,9 +60,11 @@ class MLP(nn.Sequential):
     def __init__(self, inputs: int, layers: int, units: int, norm: str = "none") -> None:
         blocks: list[nn.Module] = []
         for size in [inputs] + [units] * (layers - 1):
-            # In place: no backward pass asks for what the ELU overwrites, and memory is what limits a CPU here.
+            # In place: no backward pass asks for what the ELU overwrites.
             blocks += [dense(size, units), norm_layer(norm, units), nn.ELU(inplace=True)]
         super().__init__(*(block for block in blocks if not isinstance(block, nn.Identity)))
+        self._record: list[list[Tensor]] | None = None
+        self._can_recall = norm == "none"
 
     @property
     def first(self) -> nn.Linear:
@@ -68,27 +73,79 @@ class MLP(nn.Sequential):
         assert isinstance(layer, nn.Linear)
         return layer
 
-    def forward(self, x: Tensor | OneHots) -> Tensor:
+    def forward(self, x: Tensor | OneHots, known: Sequence[Tensor] = ()) -> Tensor:
+        """``known``: the outputs of all layers where they were computed before, from ``recording``."""
+        if known:
+            recalled: Tensor = _Recalled.apply(x, known, *self.parameters())
+            return recalled
         return self.after_first(gather_linear(self.first, x) if isinstance(x, OneHots) else self.first(x))
 
     def after_first(self, x: Tensor) -> Tensor:
         """What follows the first dense layer, given its output."""
+        outputs = []
         for layer in list(self)[1:]:
             x = layer(x)
+            if isinstance(layer, nn.ELU):
+                outputs.append(x)
+        if self._record is not None:
+            self._record.append(outputs)
         return x
+
+    @contextmanager
+    def recording(self) -> Iterator[list[list[Tensor]]]:
+        """Within, every call leaves the outputs of its layers in the list that this yields, as long as it builds no
+        graph. What acts in imagination need not compute the same layers again for its loss."""
+        record: list[list[Tensor]] = []
+        self._record = record if self._can_recall and not torch.is_grad_enabled() else None
+        try:
+            yield record
+        finally:
+            self._record = None
+
+
+class _Recalled(torch.autograd.Function):
+    """An MLP (without norms) whose outputs are known: no work forwards, the ordinary gradient backwards."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor | OneHots, outputs: Sequence[Tensor], *parameters: Tensor) -> Tensor:
+        ctx.x, ctx.outputs = x, [output.flatten(0, -2) for output in outputs]
+        ctx.save_for_backward(*parameters[::2])
+        return outputs[-1].view_as(outputs[-1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        weights = ctx.saved_tensors
+        grads: list[Tensor] = []
+        grad = grad.flatten(0, -2)
+        for layer in reversed(range(len(weights))):
+            grad = torch.ops.aten.elu_backward(grad, 1.0, 1.0, 1.0, True, ctx.outputs[layer])
+            weight = (ctx.outputs[layer - 1].t() @ grad if layer else _weight_gradient(ctx.x, grad)).t()
+            grads = [weight.to(weights[layer].dtype), grad.sum(0).to(weights[layer].dtype), *grads]
+            if layer:
+                grad = grad @ weights[layer].to(grad.dtype)
+        return None, None, *grads
+
+
+def _weight_gradient(x: Tensor | OneHots, grad: Tensor) -> Tensor:
+    """(inputs, outputs), of a dense layer that read ``x`` and whose output has the gradient ``grad`` (N, outputs)."""
+    if isinstance(x, Tensor):
+        return x.flatten(0, -2).to(grad.dtype).t() @ grad
+    rest = x.rest.flatten(0, -2).to(grad.dtype)
+    return torch.cat([_add_rows(x.index.flatten(0, -2), grad, x.ones), rest.t() @ grad])
 
 
 def gather_linear(layer: nn.Linear, x: OneHots) -> Tensor:
     """``layer`` on [z; x]. For the ones of z, rows of the weight are added up, a thirtieth of the product's work."""
-    split = layer.in_features - x.rest.shape[-1]
-    return gather_sum(x.index, layer.weight.t()[:split]) + F.linear(x.rest, layer.weight[:, split:], layer.bias)
+    weight = layer.weight.t()
+    return F.linear(x.rest, weight[x.ones:].t(), layer.bias).add_(gather_sum(x.index, weight[:x.ones]))
 
 
 def gather_sum(index: Tensor, table: Tensor) -> Tensor:
     """Rows of ``table`` (R, O) added up over the last axis of ``index`` (..., S) -> (..., O)."""
     if torch.is_autocast_enabled(index.device.type):
         table = table.to(torch.get_autocast_dtype(index.device.type))
-    total: Tensor = _GatherSum.apply(index.reshape(-1, index.shape[-1]), table)
+    flat = index.flatten(0, -2)
+    total: Tensor = _GatherSum.apply(flat, table) if table.requires_grad else F.embedding_bag(flat, table, mode="sum")
     return total.unflatten(0, index.shape[:-1])
 
 
@@ -101,13 +158,20 @@ class _GatherSum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
-        """A row's gradient is the sum of the output gradients where it was added: the same operation again, over
-        the transposed index. (PyTorch's own backward takes twice the time in float32, and five times in bfloat16.)"""
         index, = ctx.saved_tensors
-        flat = index.flatten()
-        users = flat.argsort(stable=True) // index.shape[1]
-        counts = torch.bincount(flat, minlength=ctx.rows)
-        return None, F.embedding_bag(users, grad.contiguous(), counts.cumsum(0) - counts, mode="sum")
+        return None, _add_rows(index, grad, ctx.rows)
+
+
+def _add_rows(index: Tensor, grad: Tensor, rows: int) -> Tensor:
+    """The gradient of the table of a gather: row r is the sum of ``grad`` (N, O) where ``index`` (N, S) named r.
+
+    The same operation again, over the transposed index; PyTorch's own backward pass takes twice the time in float32
+    and five times in bfloat16.
+    """
+    flat = index.flatten()
+    users = flat.argsort(stable=True) // index.shape[1]
+    counts = torch.bincount(flat, minlength=rows)
+    return F.embedding_bag(users, grad.contiguous(), counts.cumsum(0) - counts, mode="sum")
 
 
 class LoopLinear:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from xrl.nn.layers import OneHots
-from xrl.world_models.rssm import RSSM, State, join
+from xrl.world_models.rssm import RSSM, State
 
 
 def imagine(rssm: RSSM, actor: Callable[[Any], Any], start: State, action_noise: Tensor, latent_noise: Tensor
@@ -32,9 +32,9 @@ def imagine(rssm: RSSM, actor: Callable[[Any], Any], start: State, action_noise:
     """
     states, actions = [start], []
     for k in range(len(action_noise)):
-        feat = join(states[-1].stoch, states[-1].deter)
+        feat = rssm.join(states[-1].stoch, states[-1].deter)
         action = actor(feat.detach()).sample(action_noise[k])
         states.append(rssm.img_step(states[-1], action, latent_noise[k]))
         actions.append(action)
     deter, stoch = (torch.stack(parts) for parts in zip(*states, strict=True))
-    return join(stoch, deter), torch.stack(actions)
+    return rssm.join(stoch, deter), torch.stack(actions)

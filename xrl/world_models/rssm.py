@@ -24,7 +24,7 @@ class State(NamedTuple):
 
     @property
     def feat(self) -> Tensor:
-        """What heads read: z first, then h, (..., F). Of a state that holds places, see ``join``."""
+        """What heads read: z first, then h, (..., F). Of a state that holds places, see ``RSSM.join``."""
         return torch.cat([self.stoch, self.deter], -1)
 
     def detach(self) -> State:
@@ -71,7 +71,7 @@ class RSSM(nn.Module):
 
     def img_step(self, state: State, action: Tensor, noise: Tensor) -> State:
         """Imagine one step: (N, ...) state and action (N, A) -> the next state, z from the prior."""
-        deter = self.cell(self.img_in(join(state.stoch, action)), state.deter)
+        deter = self.cell(self.img_in(self.join(state.stoch, action)), state.deter)
         stats = self.prior_stats(deter)
         if state.stoch.is_floating_point():
             return State(deter, self.latent.sample(stats, noise))
@@ -127,7 +127,8 @@ class RSSM(nn.Module):
         states, post_stats = self.observe_from(self.initial(embed.shape[1]), action, embed, is_first, noise)
         return states, post_stats, self.prior_stats(states.deter)
 
-
-def join(stoch: Tensor, rest: Tensor) -> Tensor | OneHots:
-    """[z; x] as the input of a dense layer."""
-    return torch.cat([stoch, rest], -1) if stoch.is_floating_point() else OneHots(stoch, rest)
+    def join(self, stoch: Tensor, rest: Tensor) -> Tensor | OneHots:
+        """[z; x] as the input of a dense layer, from either form of z."""
+        if stoch.is_floating_point():
+            return torch.cat([stoch, rest], -1)
+        return OneHots(stoch, rest, self.latent.size)
