@@ -38,9 +38,8 @@ def cross_entropy(mean, target):
 
 
 def double_batch(batch):
-    batch.action, batch.reward = batch.action.double(), batch.reward.double()
-    batch.obs = {name: value if value.dtype == torch.uint8 else value.double() for name, value in batch.obs.items()}
-    return batch
+    obs = {name: value if value.dtype == torch.uint8 else value.double() for name, value in batch.obs.items()}
+    return batch._replace(obs=obs, action=batch.action.double(), reward=batch.reward.double())
 
 
 def kl_options(scale=0.1, balance=0.8, free_nats=0.0, free_avg=True):
@@ -154,7 +153,7 @@ def test_reward_transform_is_applied_when_a_batch_is_read(transform, scale, expe
     assert learner.transform_reward(raw).tolist() == pytest.approx(expected, abs=1e-6)
     assert raw.tolist() == [-2, 0, 1]
     feat = torch.randn(T, B, learner.model.rssm.feat_size)
-    batch.reward = raw.expand(T, B)
+    batch = batch._replace(reward=raw.expand(T, B))
     target = torch.tensor(expected).expand(T, B)
     loss = learner.head_losses(feat, batch.obs, batch)["reward_loss"]
     torch.testing.assert_close(loss, -Normal(learner.model.reward(feat), 1.0).log_prob(target).mean())

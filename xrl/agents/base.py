@@ -17,6 +17,7 @@ from torch import Tensor
 from xrl.agents.evaluation import play
 from xrl.agents.model_file import load_model_file, save_model_file
 from xrl.agents.monitor import MetricLog, Progress
+from xrl.common.accelerate import keep_memory
 from xrl.common.callback import Callback, Episode, Evaluation
 from xrl.common.config import as_config, save_config
 from xrl.common.errors import ConfigError, NumericalError
@@ -52,6 +53,8 @@ class Agent(ABC, Generic[Config]):
         self.config: Config = as_config(config)  # type: ignore[assignment]
         self.envs = envs
         self.device = select_device(self.config.device)
+        if self.device.type == "cpu":
+            keep_memory()
         self.callbacks: list[Callback] = [MetricLog(), Progress(), *callbacks]
         self.agent_steps = 0
         self.row: Row | None = None
@@ -82,6 +85,10 @@ class Agent(ABC, Generic[Config]):
     @abstractmethod
     def update(self, new_steps: int) -> None:
         """Learn, if it is time; ``new_steps`` agent steps were just made. Calls ``updated`` after each update."""
+
+    def settle(self) -> None:
+        """Finish what is under way in the background, for methods that learn there. What the next action is chosen
+        with stays as it was."""
 
     def training_action(self) -> np.ndarray:
         """The next action (E, A) in training; methods that begin with random actions override this."""
@@ -124,6 +131,7 @@ class Agent(ABC, Generic[Config]):
                 while self.agent_steps < target:
                     self._step()
                     self.interrupt.raise_if_pending()
+                self.settle()
                 self.learner.check(self.last_metrics)
                 if self.updates == 0:
                     print(f"no update was made in {self.agent_steps} agent steps: learning begins after "
@@ -190,6 +198,7 @@ class Agent(ABC, Generic[Config]):
         """
         if episodes < 1:
             raise ConfigError(f"episodes: {episodes}: an evaluation plays at least one")
+        self.settle()
         side_by_side = 1 if render_mode == "human" else min(episodes, self.config.test_parallels)
         generator = torch_generator(self.config.seed + seed_offset, "evaluation", self.device)
         with make_envs(self.config, seed_offset=seed_offset, parallels=side_by_side, render_mode=render_mode) as envs:
@@ -231,6 +240,7 @@ class Agent(ABC, Generic[Config]):
         return path
 
     def state_dict(self) -> dict[str, Any]:
+        self.settle()
         return {"agent_steps": self.agent_steps, "policy": self.policy.state_dict(),
                 "learner": self.learner.state_dict(), "generator": self.generator.get_state()}
 

@@ -5,20 +5,25 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
+from xrl.agents.background import BackgroundLearner
 from xrl.agents.base import Agent
+from xrl.common.accelerate import Feed, captured
 from xrl.common.callback import Callback
 from xrl.common.row import Row
 from xrl.common.schedule import Every
 from xrl.common.seeding import torch_generator
 from xrl.configs.schemas.dreamer_v2 import DreamerV2Config
 from xrl.environment import RowEnvs
-from xrl.learners.dreamer_v2 import DreamerV2Learner
+from xrl.learners.dreamer_v2 import Batch, DreamerV2Learner
 from xrl.memory import SequenceReplay, check_fits
 from xrl.policies.dreamer_v2 import DreamerV2Policy
 from xrl.world_models.rssm import State
@@ -38,6 +43,12 @@ class DreamerV2Agent(Agent[DreamerV2Config]):
         self.policy: DreamerV2Policy = DreamerV2Policy(envs.obs_spec, envs.action_spec, self.config).to(self.device)
         noise = torch_generator(self.config.seed, "learning", self.device)
         self.learner: DreamerV2Learner = DreamerV2Learner(self.policy, self.config, noise)
+        self.background = BackgroundLearner(self.policy, self.learner) if self.config.policy_lag else None
+        acting = self.background.acting if self.background else self.policy
+        explore = partial(acting.act, generator=self.generator, explore=True)
+        self.explore = captured(explore, self.config.cuda_graph, self.generator)
+        self.feed = Feed(self.device)
+        self.batch_ahead: Batch | None = None
         self.should_train = Every(self.config.train_every)
         self.said: set[str] = set()
         self.policy_acts = False  # instead of chance
@@ -48,15 +59,22 @@ class DreamerV2Agent(Agent[DreamerV2Config]):
         return self.policy.initial(num_envs)
 
     def act(self, row: Row, state: State, generator: torch.Generator, explore: bool) -> tuple[np.ndarray, State]:
-        def tensor(array: np.ndarray) -> torch.Tensor:
-            return torch.from_numpy(array).to(self.device)
-
-        obs = {name: tensor(array) for name, array in row.obs.items()}
-        action, state = self.policy.act(state, obs, tensor(row.action), tensor(row.is_first), generator, explore)
+        action, state = self.policy.act(state, *self.to_device(row), generator=generator, explore=explore)
         return action.cpu().numpy(), state
 
+    def to_device(self, row: Row) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Observations, action and is_first of a row."""
+        tensors = self.feed({**row.obs, "action": row.action, "is_first": row.is_first})
+        action, is_first = tensors.pop("action"), tensors.pop("is_first")
+        return tensors, action, is_first
+
     def training_action(self) -> np.ndarray:
-        return super().training_action() if self.policy_acts else self.random_action()
+        if not self.policy_acts:
+            return self.random_action()
+        assert self.row is not None
+        with self.background.stream() if self.background else nullcontext():
+            action, self.state = self.explore(self.state, *self.to_device(self.row))
+            return action.cpu().numpy()
 
     def random_action(self) -> np.ndarray:
         """Uniform over the action space, (E, A)."""
@@ -93,6 +111,9 @@ class DreamerV2Agent(Agent[DreamerV2Config]):
             for _ in range(self.config.pretrain):
                 self.learn()
                 self.interrupt.raise_if_pending()
+            self.settle()
+            if self.background is not None:
+                self.background.hand_over()
             self.policy_acts = True
             self.restart_episodes()
         self.learning = True
@@ -103,11 +124,33 @@ class DreamerV2Agent(Agent[DreamerV2Config]):
             tqdm.write(message, file=sys.stderr)
 
     def learn(self) -> None:
+        """One update. Its batch sees every row so far, or with batches_ahead: 1 those up to the update before; with
+        policy_lag: 1 it runs beside the environments, until the next one is due."""
         assert self.replay is not None
         if not self.replay.ready:  # the unfinished episode that was sampled so far has ended too short
             self.say_once(f"no update: {self.replay.why_not_ready()}")
             return
-        self.updated(self.learner.update(self.replay.sample(self.config.batch_size, self.rng)))
+        batch = self.batch_ahead or self.draw()
+        if self.background is None:
+            metrics = self.learner.update(batch)
+            self.batch_ahead = self.draw() if self.config.batches_ahead else None
+            self.updated(metrics)
+        else:
+            self.settle()
+            self.background.begin(batch)
+            self.batch_ahead = self.draw() if self.config.batches_ahead else None
+
+    def draw(self) -> Batch:
+        assert self.replay is not None
+        return self.learner.to_device(self.replay.sample(self.config.batch_size, self.rng))
+
+    def settle(self) -> None:
+        if self.background is not None and (metrics := self.background.finish()) is not None:
+            self.updated(metrics)
+
+    @property
+    def updates(self) -> int:
+        return self.learner.updates if self.background is None else self.background.updates_done
 
     def make_replay(self) -> SequenceReplay:
         """Reserve the replay and say what it will take, before a long run finds out."""
@@ -129,3 +172,12 @@ class DreamerV2Agent(Agent[DreamerV2Config]):
         self.loaded_at = self.agent_steps
         self.learning = False
         self.should_train = Every(self.config.train_every)
+        self.batch_ahead = None
+        if self.background is not None:
+            self.background.updates_done = self.learner.updates
+            self.background.hand_over()
+
+    def finish(self) -> None:
+        if self.background is not None:
+            self.background.close()
+        super().finish()

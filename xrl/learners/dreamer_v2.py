@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from xrl.common.accelerate import autocast
+from xrl.common.accelerate import Feed, autocast, captured, compile_methods
 from xrl.common.errors import NumericalError
 from xrl.common.optimizer import Adam
 from xrl.common.row import Row
 from xrl.configs.schemas.dreamer_v2 import DreamerV2Config, OptimizerConfig
 from xrl.learners.base import Learner
-from xrl.nn.distributions import normal_loss
+from xrl.nn.distributions import normal_loss, uniform
 from xrl.nn.layers import OneHots
 from xrl.ops.kl import balanced_kl
 from xrl.ops.returns import cumulative_weight, lambda_return
@@ -31,8 +31,7 @@ from xrl.world_models.rssm import State
 Metrics = dict[str, Tensor]
 
 
-@dataclass
-class Batch:
+class Batch(NamedTuple):
     """Replayed sequences on the device, raw: obs name -> (T, B, *shape), action (T, B, A), the rest (T, B)."""
 
     obs: dict[str, Tensor]
@@ -76,6 +75,10 @@ class DreamerV2Learner(Learner):
         self.actor_opt = _adam(self.actor, "actor", config.actor_opt)
         self.critic_opt = _adam(self.critic, "critic", config.critic_opt)
         self.optimizers = {"model_opt": self.model_opt, "actor_opt": self.actor_opt, "critic_opt": self.critic_opt}
+        if config.compile == "on":
+            compile_methods((self.model.rssm, "img_step"), (self.model.rssm.cell, "gated"))
+        self._feed = Feed(generator.device)
+        self._step = captured(self.step, config.cuda_graph, generator)
 
     # The update ------------------------------------------------------------------------------------------------
 
@@ -93,9 +96,9 @@ class DreamerV2Learner(Learner):
         critic_metrics["critic/grad_norm"] = self.critic_opt.minimize(critic_loss)
         return {name: value.detach() for name, value in {**metrics, **actor_metrics, **critic_metrics}.items()}
 
-    def update(self, batch: Row) -> Metrics:
+    def update(self, batch: Row | Batch) -> Metrics:
         """``step`` on a batch from the replay; then the slow critic's turn: after updates 1, 101, 201, ..."""
-        metrics = self.step(self.to_device(batch))
+        metrics = self._step(self.to_device(batch) if isinstance(batch, Row) else batch)
         if self.updates % self.config.critic.slow_every == 0:
             copy_parameters(self.critic, self.policy.slow_critic)
         self.updates += 1
@@ -168,8 +171,7 @@ class DreamerV2Learner(Learner):
         start = State(post.deter.flatten(0, 1), post.stoch.flatten(0, 1)).detach()
         is_terminal = is_terminal.flatten()
         if 0 < config.starts < len(is_terminal):
-            drawn = torch.randperm(len(is_terminal), generator=self.generator, device=self.generator.device)
-            drawn = drawn[:config.starts]
+            drawn = uniform(len(is_terminal), generator=self.generator).argsort()[:config.starts]
             start, is_terminal = State(start.deter[drawn], start.stoch[drawn]), is_terminal[drawn]
         return self.model.rssm.compact(start) if self.actor_grad == "reinforce" else start, is_terminal
 
@@ -187,9 +189,9 @@ class DreamerV2Learner(Learner):
         the actor *through* the world model and the slow critic (their own weights are never differentiated).
         """
         horizon, count = self.config.horizon, len(is_terminal)
-        device, model = self.generator.device, self.model
+        model = self.model
         with torch.set_grad_enabled(self.actor_grad != "reinforce"):
-            action_noise = torch.rand(horizon, count, *self.actor.noise_shape, generator=self.generator, device=device)
+            action_noise = uniform(horizon, count, *self.actor.noise_shape, generator=self.generator)
             latent_noise = model.latent.noise(horizon, count, generator=self.generator)
             with self.actor.mlp.recording() as record:
                 feat, action = imagine(model.rssm, self.actor, start, action_noise, latent_noise)
@@ -249,13 +251,11 @@ class DreamerV2Learner(Learner):
 
     def to_device(self, batch: Row) -> Batch:
         """Images cross as uint8; every sequence starts afresh (the replay has set its first ``is_first``)."""
-        device = self.generator.device
-
-        def tensor(array: Any) -> Tensor:
-            return torch.from_numpy(array).to(device)
-
-        return Batch({name: tensor(array) for name, array in batch.obs.items()}, tensor(batch.action),
-                     tensor(batch.reward), tensor(batch.is_first), tensor(batch.is_terminal))
+        arrays = {f"obs.{name}": array for name, array in batch.obs.items()}
+        arrays |= {name: getattr(batch, name) for name in Batch._fields[1:]}
+        tensors = self._feed(arrays)
+        obs = {name: tensors.pop(f"obs.{name}") for name in batch.obs}
+        return Batch(obs, **tensors)
 
     def check(self, metrics: Metrics) -> None:
         for name, optimizer in self.optimizers.items():

@@ -15,6 +15,11 @@ from torch import Tensor
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 
 
+def uniform(*shape: int, generator: torch.Generator) -> Tensor:
+    """Uniform numbers in [0, 1), on the generator's device."""
+    return torch.rand(*shape, generator=generator, device=generator.device)
+
+
 def normal_loss(mean: Tensor, target: Tensor, dims: int = 0) -> Tensor:
     """-log N(target; mean, 1) = 1/2 (target - mean)^2 + 0.918939, summed over the last ``dims`` axes."""
     loss = 0.5 * (target - mean).square() + LOG_SQRT_2PI
@@ -26,20 +31,20 @@ def straight_through(hard: Tensor, probs: Tensor) -> Tensor:
     return hard + (probs - probs.detach()) if probs.requires_grad else hard
 
 
-def one_hot_sample(logits: Tensor, uniform: Tensor) -> Tensor:
+def one_hot_sample(logits: Tensor, noise: Tensor) -> Tensor:
     """Draw one class each from one uniform number each.
 
-    ``logits``: (..., K); ``uniform``: (...) in [0, 1). Returns one-hot (..., K) with straight-through gradient.
+    ``logits``: (..., K); ``noise``: uniform, (...) in [0, 1). Returns one-hot (..., K) with straight-through gradient.
     """
     probs = logits.softmax(-1)
-    return straight_through(_one_hot(category(probs.detach(), uniform).unsqueeze(-1), logits), probs)
+    return straight_through(_one_hot(category(probs.detach(), noise).unsqueeze(-1), logits), probs)
 
 
-def category(probs: Tensor, uniform: Tensor) -> Tensor:
-    """Draw one class each by inverting the cumulative distribution: probs (..., K), uniform (...) -> (...) int64."""
+def category(probs: Tensor, noise: Tensor) -> Tensor:
+    """Draw one class each by inverting the cumulative distribution: probs (..., K), noise (...) -> int64 (...)."""
     cumulative = probs.cumsum(-1)
     # Rounding leaves the last entry a little off 1: scaling by it keeps every draw inside.
-    below = uniform.unsqueeze(-1) * cumulative[..., -1:] >= cumulative
+    below = noise.unsqueeze(-1) * cumulative[..., -1:] >= cumulative
     return below.sum(-1).clamp_(max=probs.shape[-1] - 1)
 
 

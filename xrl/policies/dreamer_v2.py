@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from xrl.common.row import ActionSpec, ObsSpec
 from xrl.configs.schemas.dreamer_v2 import DreamerV2Config
+from xrl.nn.distributions import uniform
 from xrl.nn.heads import ScalarHead, make_actor
 from xrl.world_models.rssm import State
 from xrl.world_models.world_model import WorldModel
@@ -50,5 +51,4 @@ class DreamerV2Policy(nn.Module):
         law = self.actor(state.feat)
         if not explore:
             return law.mode(), state
-        uniform = torch.rand(batch, *self.actor.noise_shape, generator=generator, device=generator.device)
-        return law.sample(uniform), state
+        return law.sample(uniform(batch, *self.actor.noise_shape, generator=generator)), state

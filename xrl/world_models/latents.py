@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from xrl.nn.distributions import LOG_SQRT_2PI, category, one_hot_sample
+from xrl.nn.distributions import LOG_SQRT_2PI, category, one_hot_sample, uniform
 from xrl.ops.kl import categorical_kl, gaussian_kl
 
 
@@ -32,7 +32,7 @@ class CategoricalLatent:
 
     def noise(self, *shape: int, generator: torch.Generator) -> Tensor:
         """Uniform numbers for ``sample``: (*shape, S), on the generator's device."""
-        return torch.rand(*shape, self.stoch, generator=generator, device=generator.device)
+        return uniform(*shape, self.stoch, generator=generator)
 
     def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
         """Exactly one-hot, (..., S * K)."""

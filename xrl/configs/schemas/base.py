@@ -38,6 +38,10 @@ class RunConfig(Section):
     device: str = param("auto", "auto, cpu, cuda or cuda:N; auto takes a GPU when there is one")
     precision: Literal["fp32", "bf16"] = param(
         "fp32", "of the matrix products in an update; bf16: bfloat16 products, all else float32")
+    compile: Literal["off", "on"] = param(
+        "off", "torch.compile for the small parts of an update that run most often; starts up for half a minute")
+    cuda_graph: Literal["auto", "off"] = param(
+        "auto", "on a GPU an update, and a step of the policy, is one CUDA graph; off: one launch per operation")
     parallels: Int = param(1, "environments stepped side by side", "environments", ge=1)
     vectorize: Literal["sync", "async", "native"] = param(
         "sync", "environments in this process, in a process each, or in the emulator's own threads (atari only)")
@@ -62,6 +66,12 @@ class RunConfig(Section):
     render_mode: Literal["human", "rgb_array"] | None = param(
         None, "test mode: human opens a window; either is passed to the environment")
     fps: Int = param(50, "test mode with render_mode human: speed of the window", "agent steps per second", ge=1)
+
+    @field_validator("compile", "cuda_graph", mode="before")
+    @classmethod
+    def _yaml_switch(cls, value: Any) -> Any:
+        """YAML reads a bare ``on`` or ``off`` as a truth value."""
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
     @field_validator("env_id")
     @classmethod

@@ -116,6 +116,10 @@ class DreamerV2Config(RunConfig):
     horizon: Int = param(15, "imagined steps, H", "agent steps", ge=2)
     lambda_: Float = param(0.95, "mixing of n-step returns", ge=0, le=1)
     train_every: Int = param(5, "one update per this many", "agent steps", ge=1)
+    batches_ahead: Int = param(0, "1: the next batch is drawn when an update begins, and so knows nothing newer",
+                               "batches", ge=0, le=1)
+    policy_lag: Int = param(0, "1: environments step while an update runs, acting with the weights from before it",
+                            "updates", ge=0, le=1)
     pretrain: Int = param(2, "updates after the random actions, before the policy acts", "updates", ge=0)
     world_model: WorldModelConfig = param(WorldModelConfig(), "world model")
     imagination: ImaginationConfig = param(ImaginationConfig(), "where imagined trajectories start")
