@@ -1,0 +1,108 @@
+"""Captured graphs and the feed, as far as they go without a GPU: with stand-ins that replay by calling again."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+from xrl.common import accelerate
+from xrl.common.accelerate import Captured, Feed, captured
+
+
+class Pair(NamedTuple):
+    left: torch.Tensor
+    right: dict
+
+
+class StandIn:
+    """A graph that replays by running its function again on the same tensors, into the same results."""
+
+    def __init__(self):
+        self.generators, self.replays, self.rerun = [], 0, None
+
+    def register_generator_state(self, generator):
+        self.generators.append(generator)
+
+    def replay(self):
+        self.replays += 1
+        self.rerun()
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    made = []
+
+    def make():
+        made.append(StandIn())
+        return made[-1]
+
+    @contextmanager
+    def recording(graph):
+        yield
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", make)
+    monkeypatch.setattr(torch.cuda, "graph", recording)
+    monkeypatch.setattr(accelerate, "_on_side_stream", lambda function, arguments: function(*arguments))
+    return made
+
+
+def test_every_call_works_once_and_results_outlive_the_next(graphs):
+    total = torch.zeros(3)
+    calls = []
+
+    def function(pair, scale):
+        calls.append(pair.left.data_ptr())
+        total.add_(pair.left)
+        return {"sum": total * scale, "both": [pair.left + pair.right["x"]]}
+
+    generator = torch.Generator()
+    fast = Captured(function, generator)
+
+    def capture(given, structure):
+        """As Captured does, but recording runs the function here; undo that, and replay into the same results."""
+        before = total.clone()
+        original(given, structure)
+        total.copy_(before)
+        calls.pop()
+        inputs, output = fast._inputs, fast._output
+
+        def rerun():
+            again = function(*torch.utils._pytree.tree_unflatten(inputs, structure))
+            for old, new in zip(torch.utils._pytree.tree_leaves(output), torch.utils._pytree.tree_leaves(again),
+                                strict=True):
+                old.copy_(new)
+
+        graphs[-1].rerun = rerun
+
+    original, fast._capture = fast._capture, capture
+    results = []
+    for n in range(1, 9):
+        pair = Pair(torch.full((3,), float(n)), {"x": torch.full((3,), 10.0 * n)})
+        results.append(fast(pair, torch.tensor(2.0)))
+    assert len(calls) == 8 and len(graphs) == 1 and graphs[0].replays == 8 - Captured.WARM_UP
+    assert graphs[0].generators == [generator]
+    for n, result in enumerate(results, start=1):
+        assert result["sum"].tolist() == [2.0 * n * (n + 1) / 2] * 3, "each call counted once, results kept apart"
+        assert result["both"][0].tolist() == [11.0 * n] * 3
+    assert len(set(calls[Captured.WARM_UP:])) == 1, "recorded calls read the same memory"
+    other = fast(Pair(torch.ones(1), {"x": torch.ones(1)}), torch.tensor(1.0))
+    assert other["both"][0].tolist() == [2.0] and graphs[0].replays == 5, "another shape runs as it is"
+
+
+@pytest.mark.parametrize("setting", ["auto", "off"])
+def test_nothing_is_captured_on_a_cpu(setting):
+    def function(x):
+        return x
+
+    assert captured(function, setting, torch.Generator()) is function
+
+
+def test_feed_on_a_cpu_hands_the_arrays_on():
+    arrays = {"image": np.arange(12, dtype=np.uint8).reshape(3, 4), "flag": np.array([True, False])}
+    tensors = Feed(torch.device("cpu"))(arrays)
+    assert tensors["image"].dtype == torch.uint8 and tensors["flag"].dtype == torch.bool
+    assert tensors["image"].data_ptr() == arrays["image"].ctypes.data

@@ -1,0 +1,75 @@
+"""What only a GPU can show: captured and eager updates are the same updates. Skipped where there is none."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from tests.builders import BOTH, CONTINUOUS, DISCRETE, VECTOR, random_row, tiny_config
+from xrl.common.accelerate import Captured, Feed
+from xrl.learners.dreamer_v2 import DreamerV2Learner
+from xrl.policies.dreamer_v2 import DreamerV2Policy
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
+
+
+def trained(updates=8, obs=VECTOR, action=DISCRETE, **changes):
+    """A learner after some updates on the GPU, and the metrics of the last one."""
+    torch.manual_seed(0)
+    config = tiny_config(changes)
+    policy = DreamerV2Policy(obs, action, config).to("cuda")
+    learner = DreamerV2Learner(policy, config, torch.Generator("cuda").manual_seed(1))
+    for seed in range(updates):
+        metrics = learner.update(random_row(obs=obs, action=action, seed=seed))
+    learner.check(metrics)
+    return learner, {name: value.item() for name, value in metrics.items()}
+
+
+@pytest.mark.parametrize(("obs", "action"), [(VECTOR, DISCRETE), (BOTH, DISCRETE), (VECTOR, CONTINUOUS)])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_captured_equals_eager(obs, action, precision):
+    fast, fast_metrics = trained(obs=obs, action=action, precision=precision, cuda_graph="auto")
+    plain, plain_metrics = trained(obs=obs, action=action, precision=precision, cuda_graph="off")
+    assert isinstance(fast._step, Captured) and fast._step._graph is not None
+    tolerance = 1e-4 if precision == "fp32" else 2e-2
+    assert fast_metrics == pytest.approx(plain_metrics, rel=tolerance, abs=1e-4)
+    for ours, theirs in zip(fast.policy.parameters(), plain.policy.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=1e-4)
+
+
+def test_the_first_captured_step_of_adam_meets_the_uncorrected_square_root():
+    """Oracle T43 in a replayed graph: three equal steps of 1e-3 with lr 2e-4, eps 1e-5."""
+    from xrl.common.optimizer import Adam
+
+    parameter = torch.nn.Parameter(torch.zeros(1, device="cuda"))
+    adam = Adam([("w", parameter)], lr=2e-4, eps=1e-5, clip=100.0, weight_decay=0.0)
+    fast = Captured(lambda gradient: adam.step([gradient]), torch.Generator("cuda"))
+    for _ in range(Captured.WARM_UP + 2):
+        fast(torch.zeros(1, device="cuda"))
+    adam.steps.zero_()
+    for _ in range(3):
+        fast(torch.full((1,), 1e-3, device="cuda"))
+    assert -parameter.item() == pytest.approx(4.845026e-4, rel=1e-5)
+
+
+def test_random_numbers_go_on_in_a_replayed_graph():
+    generator = torch.Generator("cuda").manual_seed(3)
+    fast = Captured(lambda x: x + torch.rand(4, device="cuda", generator=generator), generator)
+    draws = [tuple(fast(torch.zeros(4, device="cuda")).tolist()) for _ in range(10)]
+    assert len(set(draws)) == 10
+
+
+def test_the_feed_never_mixes_batches():
+    feed = Feed(torch.device("cuda"))
+    sums = []
+    for n in range(20):
+        batch = feed({"image": np.full((50, 16, 64, 64, 1), n, np.uint8)})
+        sums.append(batch["image"].double().mean())
+    assert [value.item() for value in sums] == list(range(20))
+
+
+def test_compiled_equals_eager():
+    fast, fast_metrics = trained(compile="on")
+    plain, plain_metrics = trained(cuda_graph="off")
+    assert fast_metrics == pytest.approx(plain_metrics, rel=1e-3, abs=1e-4)
