@@ -15,7 +15,7 @@ import time
 from typing import Any
 
 import torch
-from learning import RESULTS, commit
+from recording import RESULTS, commit
 
 import xrl
 from xrl.common.callback import Callback
@@ -47,7 +47,7 @@ def main() -> None:
         runner.run()
     assert len(watch.updates) == UPDATES, len(watch.updates)
     assert all(math.isfinite(value) for update in watch.updates for value in update.values())
-    path = RESULTS.parent / "pong_updates.json"
+    path = RESULTS / "pong_updates.json"
     path.write_text(json.dumps({"commit": commit(), "seed": 1, "torch": torch.__version__,
                                 "threads": torch.get_num_threads(), "updates": watch.updates}, indent=1) + "\n")
     keys = ("model/image_loss", "model/reward_loss", "model/discount_loss", "model/kl", "actor/loss", "critic/loss")

@@ -28,7 +28,13 @@ class Recorder:
         return self
 
     def run(self, mode):
-        self.called.append(mode)
+        self._call(mode)
+
+    def profile(self, json_path):
+        self._call(("profile", json_path))
+
+    def _call(self, what):
+        self.called.append(what)
         if self.error is not None:
             raise self.error
 
@@ -39,7 +45,8 @@ def runner(monkeypatch):
 
 
 @pytest.mark.parametrize(("command", "is_test", "called"), [
-    ("train", False, "train"), ("test", True, "test"), ("benchmark", False, "benchmark")])
+    ("train", False, "train"), ("test", True, "test"), ("benchmark", False, "benchmark"),
+    ("profile", False, ("profile", None))])
 def test_commands_reach_the_runner_with_their_overrides(runner, command, is_test, called):
     assert main([command, *CATCH, "running_steps=1e6", "actor.entropy=1e-3", "log_dir=null"]) == 0
     assert runner.made == [{"is_test": is_test, "said": {
@@ -53,6 +60,15 @@ def test_overrides_may_stand_anywhere(runner):
                  "fps=5"]) == 0
     said = runner.made[0]["said"]
     assert (said["seed"], said["gamma"], said["fps"], said["env_id"]) == (3, 0.9, 5, "Catch-v0")
+
+
+def test_json_belongs_to_profile(runner, capsys):
+    assert main(["profile", *CATCH, "--json", "a/table.json"]) == 0
+    assert runner.called == [("profile", "a/table.json")]
+    assert main(["train", *CATCH, "--json", "a/table.json"]) == 2
+    assert capsys.readouterr().err == (
+        "xrl: error: command line: --json: train writes no table; use it with profile\n")
+    assert len(runner.made) == 1
 
 
 def test_config_prints_values_origins_and_meanings_and_runs_nothing(runner, capsys):

@@ -92,7 +92,7 @@ def test_python_runs_and_command_lines_resolve(page, small, monkeypatch):
     for line in "".join(commands).splitlines():
         if line.startswith(("xrl ", "python -m xrl ")):
             command, *arguments = shlex.split(line.removeprefix("python -m "))[1:]
-            assert command in ("train", "test", "benchmark", "config"), line
+            assert command in ("train", "test", "benchmark", "profile", "config"), line
             assert main(["config", *arguments]) == 0, line
 
 

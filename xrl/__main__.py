@@ -1,4 +1,4 @@
-"""The command line: ``xrl train|test|benchmark|config --method M --env E --env-id ID key=value ...``"""
+"""The command line: ``xrl train|test|benchmark|profile|config --method M --env E --env-id ID key=value ...``"""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ _COMMANDS = {
     "train": "train, then save the final model",
     "test": "play the newest saved model of this method and env_id",
     "benchmark": "train while evaluating on a fixed grid; keep the best model and write the curve",
+    "profile": "time every part of a short run, print where it goes and one sentence of advice; keeps nothing",
     "config": "print every key of the resolved config: value, where it came from, unit and meaning",
 }
 
@@ -49,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--env-id", help="environment in the family, e.g. CartPole-v1")
     parser.add_argument("--config", metavar="PATH", help="YAML file over the shipped defaults")
     parser.add_argument("--import", dest="module", metavar="MODULE", help="import this first: it registers your own")
+    parser.add_argument("--json", metavar="PATH", help="profile: write the table to this file too")
     parser.add_argument("--version", action="version", version=f"xrl {xrl.__version__}")
     return parser
 
@@ -69,12 +71,17 @@ def _import_user_module(name: str | None) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    if arguments.json is not None and arguments.command != "profile":
+        raise ConfigError(f"command line: --json: {arguments.command} writes no table; use it with profile")
     resolved = load_config(arguments.method, arguments.env, arguments.env_id, arguments.config, arguments.overrides)
     if arguments.command == "config":
         print(describe(resolved.config, resolved.origins))
+        return
+    runner = load("xrl.runners.runner:make_runner")(resolved, is_test=arguments.command == "test")
+    if arguments.command == "profile":
+        runner.profile(arguments.json)
     else:
-        make_runner = load("xrl.runners.runner:make_runner")
-        make_runner(resolved, is_test=arguments.command == "test").run(mode=arguments.command)
+        runner.run(mode=arguments.command)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from xrl.common import optimizer
 from xrl.common.optimizer import Adam
 
 
@@ -195,3 +196,86 @@ def test_a_loaded_state_is_healthy_again():
     assert not adam.healthy and adam.culprit() == "w"
     adam.load_state_dict(state)
     assert adam.healthy and adam.culprit() is None
+
+
+# Memory layouts --------------------------------------------------------------------------------------------------
+
+LAYOUTS = {
+    "contiguous": lambda weight: weight.contiguous(),
+    "transposed": lambda weight: weight.transpose(0, 1).contiguous().transpose(0, 1) if weight.dim() > 1 else weight,
+    "channels-last": lambda weight: (weight.contiguous(memory_format=torch.channels_last) if weight.dim() == 4
+                                     else weight),
+}
+SHAPES = [(3, 2), (2, 3, 4, 4), (4,), (), (1, 5), (5, 1, 2, 2)]
+SETTINGS = {"lr": 0.01, "eps": 1e-3, "clip": 2.0, "weight_decay": 0.01}
+
+
+def laid_out(layout, weights):
+    return [nn.Parameter(LAYOUTS[layout](torch.tensor(weight))) for weight in weights]
+
+
+def numbers(count=1):
+    rng = np.random.default_rng(0)
+    return [[np.asarray(rng.normal(size=shape)) for shape in SHAPES] for _ in range(count)]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("gradient_layout", LAYOUTS)
+def test_a_step_is_the_same_in_every_memory_layout(layout, gradient_layout):
+    weights, *gradients = numbers(6)
+    parameters = laid_out(layout, weights)
+    strides = [parameter.stride() for parameter in parameters]
+    adam = Adam(((str(i), p) for i, p in enumerate(parameters)), **SETTINGS)
+    assert [parameter.stride() for parameter in parameters] == strides, "layouts are kept"
+    expected = reference(weights, gradients, SETTINGS["lr"], SETTINGS["eps"], SETTINGS["clip"],
+                         SETTINGS["weight_decay"])
+    for grads, after in zip(gradients, expected, strict=True):
+        adam.step([LAYOUTS[gradient_layout](torch.tensor(g)) for g in grads])
+        for parameter, value in zip(parameters, after, strict=True):
+            np.testing.assert_allclose(parameter.detach().numpy(), value, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize(("saved", "loaded"), [("contiguous", "transposed"), ("channels-last", "contiguous"),
+                                               ("transposed", "channels-last")])
+def test_a_state_continues_bit_for_bit_in_another_memory_layout(saved, loaded):
+    weights, *gradients = numbers(7)
+    gradients = [[torch.tensor(g) for g in grads] for grads in gradients]
+    first = laid_out(saved, weights)
+    adam = Adam(((str(i), p) for i, p in enumerate(first)), **SETTINGS)
+    for grads in gradients[:3]:
+        adam.step(grads)
+    second = laid_out(loaded, [parameter.detach().numpy() for parameter in first])
+    restored = Adam(((str(i), p) for i, p in enumerate(second)), **SETTINGS)
+    restored.load_state_dict({name: tensor.clone() for name, tensor in adam.state_dict().items()})
+    for grads in gradients[3:]:
+        adam.step(grads)
+        restored.step(grads)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(first, second, strict=True))
+    for name, tensor in adam.state_dict().items():
+        assert torch.equal(tensor, restored.state_dict()[name]), name
+
+
+def test_moments_are_saved_in_the_order_of_the_axes():
+    """The order that a file had before layouts mattered: every gradient flattened, one after the other."""
+    weights, grads = numbers(2)
+    saved = []
+    for layout in LAYOUTS:
+        adam = Adam(((str(i), p) for i, p in enumerate(laid_out(layout, weights))), **{**SETTINGS, "clip": 1e9})
+        adam.step([torch.tensor(g) for g in grads])
+        saved.append(adam.state_dict()["mean"].numpy())
+    flat = 0.1 * np.concatenate([g.reshape(-1) for g in grads])
+    for mean in saved:
+        np.testing.assert_allclose(mean, flat, rtol=1e-6)
+
+
+@pytest.mark.parametrize("piece", [1, 7, 64])
+def test_working_in_pieces_changes_no_bit(piece, monkeypatch):
+    weights, *gradients = numbers(5)
+    results = []
+    for size in (2**18, piece):
+        monkeypatch.setattr(optimizer, "_CACHED", size)
+        adam = Adam(((str(i), p) for i, p in enumerate(laid_out("transposed", weights))), **SETTINGS)
+        assert (len(list(adam._pieces())) > 1) == (size == piece)
+        norms = [adam.step([torch.tensor(g) for g in grads]) for grads in gradients]
+        results.append([adam.weights, adam.mean, adam.square, *norms])
+    assert all(torch.equal(whole, pieces) for whole, pieces in zip(*results, strict=True))

@@ -70,6 +70,6 @@ def test_the_feed_never_mixes_batches():
 
 
 def test_compiled_equals_eager():
-    fast, fast_metrics = trained(compile="on")
-    plain, plain_metrics = trained(cuda_graph="off")
+    _, fast_metrics = trained(compile="on")
+    _, plain_metrics = trained(cuda_graph="off")
     assert fast_metrics == pytest.approx(plain_metrics, rel=1e-3, abs=1e-4)

@@ -46,7 +46,8 @@ def test_an_update_stays_on_the_device_and_never_asks_for_a_value(meta, obs, act
     entries = {name: torch.zeros(*lead, *spec.shape, dtype=torch.uint8 if spec.kind == "image" else torch.float32,
                                  device="meta") for name, spec in obs.items()}
     flags = torch.zeros(lead, dtype=torch.bool, device="meta")
-    batch = Batch(entries, torch.zeros(*lead, action.size, device="meta"), torch.zeros(lead, device="meta"), flags, flags)
+    actions, rewards = torch.zeros(*lead, action.size, device="meta"), torch.zeros(lead, device="meta")
+    batch = Batch(entries, actions, rewards, flags, flags)
     metrics = learner.update(batch)
     assert metrics and all(metric.device.type == "meta" and metric.shape == () for metric in metrics.values())
     state = policy.initial(2)

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tests.builders import parameter_count
-from xrl.nn.conv import ConvDecoder, ConvEncoder
+from xrl.nn.conv import ConvDecoder, ConvEncoder, FrugalELU, _LastLayer
 
 
 def filled(module):
@@ -109,3 +109,87 @@ def test_initialisation_is_glorot_everywhere():
                 fans = sum(layer.weight.shape[:2]) * area
                 assert layer.weight.std().item() == pytest.approx((2 / fans)**0.5, rel=0.06)
                 assert not layer.bias.any()
+
+
+# Faster forms of the same layers ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_last_decoder_layer_as_an_ordinary_convolution_is_the_transposed_one(channels, layout):
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 5, 4).double().to(memory_format=layout).requires_grad_()
+    weight = torch.randn(3, channels, 6, 6).double().to(memory_format=layout).requires_grad_()
+    bias = torch.randn(channels).double().requires_grad_()
+    ours = _LastLayer.apply(x, weight, bias)
+    theirs = F.conv_transpose2d(x, weight, bias, stride=2).permute(0, 2, 3, 1)
+    assert ours.shape == (2, 14, 12, channels)
+    torch.testing.assert_close(ours, theirs)
+    direction = torch.randn_like(ours)
+    for mine, other in zip(torch.autograd.grad((ours * direction).sum(), [x, weight, bias]),
+                           torch.autograd.grad((theirs * direction).sum(), [x, weight, bias]), strict=True):
+        torch.testing.assert_close(mine, other)
+
+
+def between_convolutions(elu):
+    torch.manual_seed(0)
+    first, second = nn.Conv2d(2, 3, 3).double(), nn.ConvTranspose2d(3, 2, 3).double()
+    return [first, second], lambda x: second(elu(first(x)))
+
+
+@pytest.mark.parametrize("grad", [True, False], ids=["inner", "image"])
+def test_frugal_elu_between_two_convolutions_is_the_elu(grad):
+    (ours, run), (theirs, reference) = between_convolutions(FrugalELU()), between_convolutions(F.elu)
+    x = torch.randn(2, 2, 6, 6).double().requires_grad_(grad)
+    kept, direction = x.detach().clone(), torch.randn(2, 2, 6, 6).double()
+    torch.testing.assert_close(run(x), reference(x))
+
+    def gradients(layers, output, keep=False):
+        inputs = [p for layer in layers for p in layer.parameters()] + ([x] if grad else [])
+        return torch.autograd.grad((output * direction).sum(), inputs, retain_graph=keep)
+
+    expected = gradients(theirs, reference(x))
+    output, original = run(x), direction.clone()
+    for again in (True, False):  # what a backward pass overwrites was made for it alone
+        for mine, other in zip(gradients(ours, output, again), expected, strict=True):
+            torch.testing.assert_close(mine, other)
+    assert torch.equal(x, kept) and torch.equal(direction, original)
+
+
+def test_frugal_elu_without_a_gradient_is_the_elu():
+    x = torch.randn(2, 3, 4, 4)
+    with torch.no_grad():
+        torch.testing.assert_close(FrugalELU()(x.clone()), F.elu(x))
+
+
+@pytest.mark.parametrize("make", [lambda: ConvEncoder(3, 2, "layer"), lambda: ConvDecoder(7, 3, 2, "layer")],
+                         ids=["encoder", "decoder"])
+def test_weights_may_come_from_any_memory_layout(make):
+    """A file knows nothing of channels-last: contiguous weights load, keep the layout here, and compute the same."""
+    torch.manual_seed(0)
+    first, second = make(), make()
+    plain = {name: weight.clone(memory_format=torch.contiguous_format) for name, weight in first.state_dict().items()}
+    second.load_state_dict(plain)
+    x = torch.randn(2, 64, 64, 3) if isinstance(first, ConvEncoder) else torch.randn(2, 7)
+    assert torch.equal(first(x), second(x))
+    for (name, weight), other in zip(first.named_parameters(), second.parameters(), strict=True):
+        assert torch.equal(weight, other) and weight.stride() == other.stride(), name
+        if weight.dim() == 4:
+            assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("norm", ["none", "layer"])
+def test_gradients_in_bfloat16_are_near(norm):
+    """Also those of norms, which sum over all pixels."""
+    encoder, decoder = filled(ConvEncoder(1, 8, norm)), filled(ConvDecoder(256, 1, 8, norm))
+    own = [*encoder.parameters(), *decoder.parameters()]
+    image, target = torch.rand(3, 64, 64, 1) - 0.5, torch.rand(3, 64, 64, 1)
+
+    def gradients(bf16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            mean = decoder(encoder(image)).float()
+        return torch.autograd.grad((mean - target).square().sum(), own)
+
+    for low, exact in zip(gradients(True), gradients(False), strict=True):
+        assert low.dtype == torch.float32
+        assert ((low - exact).norm() / exact.norm()).item() < 0.1

@@ -120,7 +120,7 @@ def test_run_takes_a_mode(runner):
     assert (runner().run(mode="benchmark") / "curve.json").is_file()
     assert len(runner().run(mode="test")) == 2
     assert not (runner(is_test=True).run(mode="train") / "curve.json").exists()
-    with pytest.raises(ConfigError, match="mode: 'tset' is unknown; use one of train, test, benchmark"):
+    with pytest.raises(ConfigError, match="mode: 'tset' is unknown; use one of train, test, benchmark, profile"):
         runner().run(mode="tset")
 
 

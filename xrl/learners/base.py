@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -16,6 +17,7 @@ class Learner(ABC):
     """
 
     updates: int = 0
+    profile_parts: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # what `xrl profile` times: part -> dotted methods
 
     @abstractmethod
     def step(self, batch: Any) -> dict[str, Tensor]:

@@ -65,6 +65,10 @@ class DreamerV2Learner(Learner):
     ``generator`` lives on the policy's device.
     """
 
+    profile_parts = {"world model, forward": ("model_loss",), "world model, backward": ("model_opt.minimize",),
+                     "imagination": ("start_states", "imagine"), "actor": ("actor_loss", "actor_opt.minimize"),
+                     "critic": ("critic_loss", "critic_opt.minimize")}
+
     def __init__(self, policy: DreamerV2Policy, config: DreamerV2Config, generator: torch.Generator) -> None:
         self.policy, self.config, self.generator = policy, config, generator
         self.model, self.actor, self.critic = policy.world_model, policy.actor, policy.critic

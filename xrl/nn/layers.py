@@ -31,9 +31,22 @@ def dense(inputs: int, outputs: int) -> nn.Linear:
     return layer
 
 
+class LayerNorm(nn.LayerNorm):
+    """Over the last axis, in float32 whatever the precision around it: torch would sum the gradients of its weight and
+    bias over all rows in bfloat16, where a sum of 1,000 ones is 256."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size, eps=LAYER_NORM_EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        return F.layer_norm(x.to(dtype), self.normalized_shape, self.weight.to(dtype), self.bias.to(dtype),
+                            self.eps).to(x.dtype)
+
+
 def norm_layer(norm: str, size: int) -> nn.Module:
     """``norm``: "none" or "layer" (over the last axis)."""
-    return nn.LayerNorm(size, eps=LAYER_NORM_EPS) if norm == "layer" else nn.Identity()
+    return LayerNorm(size) if norm == "layer" else nn.Identity()
 
 
 @dataclass(frozen=True)
@@ -213,11 +226,8 @@ class _WeightOutsideLoop(torch.autograd.Function):
         return grad, (inputs.t() @ grad.flatten(0, 1)).t().to(ctx.dtype), None
 
 
-class ChannelNorm(nn.LayerNorm):
+class ChannelNorm(LayerNorm):
     """LayerNorm over the channel axis of (N, C, H, W)."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, eps=LAYER_NORM_EPS)
 
     def forward(self, image: Tensor) -> Tensor:
         return super().forward(image.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)

@@ -1,8 +1,9 @@
-"""Experiments: train, test and benchmark any method in any environment."""
+"""Experiments: train, test, benchmark and profile any method in any environment."""
 
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from xrl.configs.schemas.base import RunConfig
 from xrl.environment import make_envs
 from xrl.environment.registry import find_entry
 from xrl.methods import METHODS
+from xrl.runners.advice import advice
+from xrl.runners.profile import Profile, measure, small_run
 
 CURVE = "curve.json"
 
@@ -34,13 +37,14 @@ class Runner:
         self.is_test, self.callbacks = is_test, list(callbacks)
 
     def run(self, mode: str | None = None) -> Any:
-        """``mode``: "train", "test" or "benchmark"; by default "test" if made with is_test=True, else "train".
+        """``mode``: "train", "test", "benchmark" or "profile"; by default "test" if made with is_test=True, else
+        "train".
 
         Raises:
             ConfigError: another mode.
         """
         mode = mode or ("test" if self.is_test else "train")
-        modes = {"train": self.train, "test": self.test, "benchmark": self.benchmark}
+        modes = {"train": self.train, "test": self.test, "benchmark": self.benchmark, "profile": self.profile}
         if mode not in modes:
             raise ConfigError(f"mode: {mode!r} is unknown; use one of {', '.join(modes)}")
         return modes[mode]()
@@ -81,6 +85,29 @@ class Runner:
         print(f"{path}: {len(evaluation.scores)} episodes, mean {evaluation.mean:.1f} +/- {evaluation.std:.1f}")
         print("scores:", " ".join(f"{score:g}" for score in evaluation.scores))
         return list(evaluation.scores)
+
+    def profile(self, json_path: str | Path | None = None) -> Profile:
+        """Time every part of a short run, print the table and a sentence of advice, and return the table; see
+        docs/profile.md. Leaves nothing behind but, where asked for, ``json_path``. Callbacks are not called.
+
+        Raises:
+            ConfigError: the run makes no updates, or ``json_path`` cannot be written.
+        """
+        path = None if json_path is None else Path(json_path)
+        if path is not None and (path.is_dir() or not path.parent.is_dir()):
+            raise ConfigError(f"json_path (--json): {path} cannot be written; name a file in a folder that exists")
+        with tempfile.TemporaryDirectory(prefix="xrl-profile-") as folder:
+            config = small_run(self.config, folder)
+            with make_envs(config) as envs:
+                agent = make_agent(config, envs, ())
+                try:
+                    profile = measure(agent)
+                finally:
+                    agent.finish()
+        print(f"{profile}\n{advice(profile)}")
+        if path is not None:
+            write_atomic(path, json.dumps({**profile.as_dict(), "advice": advice(profile)}, indent=1).encode())
+        return profile
 
     def _newest_model(self) -> Path:
         try:
