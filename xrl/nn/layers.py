@@ -147,6 +147,13 @@ def _weight_gradient(x: Tensor | OneHots, grad: Tensor) -> Tensor:
     return torch.cat([_add_rows(x.index.flatten(0, -2), grad, x.ones), rest.t() @ grad])
 
 
+def as_factor(x: Tensor) -> Tensor:
+    """``x`` in the precision that autocast, where it is on, gives the factors of a product."""
+    kind = x.device.type
+    on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return x.to(torch.get_autocast_dtype(kind)) if on else x
+
+
 def gather_linear(layer: nn.Linear, x: OneHots) -> Tensor:
     """``layer`` on [z; x]. For the ones of z, rows of the weight are added up, a thirtieth of the product's work."""
     weight = layer.weight.t()
@@ -155,8 +162,7 @@ def gather_linear(layer: nn.Linear, x: OneHots) -> Tensor:
 
 def gather_sum(index: Tensor, table: Tensor) -> Tensor:
     """Rows of ``table`` (R, O) added up over the last axis of ``index`` (..., S) -> (..., O)."""
-    if torch.is_autocast_enabled(index.device.type):
-        table = table.to(torch.get_autocast_dtype(index.device.type))
+    table = as_factor(table)
     flat = index.flatten(0, -2)
     total: Tensor = _GatherSum.apply(flat, table) if table.requires_grad else F.embedding_bag(flat, table, mode="sum")
     return total.unflatten(0, index.shape[:-1])
@@ -201,6 +207,7 @@ class LoopLinear:
         base = (layer.bias.expand(*shape, -1) if outside is None
                 else F.linear(outside, layer.weight[:, split:], layer.bias))
         weight = layer.weight[:, :split]
+        base = as_factor(base)
         self._inputs: list[Tensor] = []
         self._weight = weight.detach().to(base.dtype).t()
         self._base: tuple[Tensor, ...] = _WeightOutsideLoop.apply(base, weight, self._inputs).unbind(0)
