@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -28,10 +29,11 @@ class BackgroundLearner(Generic[Policy]):
     def __init__(self, policy: Policy, learner: Learner) -> None:
         self.acting = copy.deepcopy(policy).requires_grad_(False)
         self._policy, self._learner = policy, learner
-        self._thread = ThreadPoolExecutor(1, "learner")
         self._running: Future[dict[str, Tensor]] | None = None
         self.updates_done = learner.updates
-        on_gpu = next(policy.parameters()).is_cuda
+        device = next(policy.parameters()).device
+        on_gpu = device.type == "cuda"
+        self._thread = ThreadPoolExecutor(1, "learner", partial(torch.cuda.set_device, device) if on_gpu else None)
         self._stream = torch.cuda.Stream() if on_gpu else None  # so that acting need not queue behind an update
 
     def begin(self, batch: Any) -> None:

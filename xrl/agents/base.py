@@ -55,6 +55,8 @@ class Agent(ABC, Generic[Config]):
         self.device = select_device(self.config.device)
         if self.device.type == "cpu":
             keep_memory()
+        elif self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
         self.callbacks: list[Callback] = [MetricLog(), Progress(), *callbacks]
         self.agent_steps = 0
         self.row: Row | None = None
@@ -129,7 +131,7 @@ class Agent(ABC, Generic[Config]):
                     self.restart_episodes()
                 self.notify("on_train_begin", target)
                 while self.agent_steps < target:
-                    self._step()
+                    self.step()
                     self.interrupt.raise_if_pending()
                 self.settle()
                 self.learner.check(self.last_metrics)
@@ -139,7 +141,7 @@ class Agent(ABC, Generic[Config]):
         finally:
             self.notify("on_train_end")
 
-    def _step(self) -> None:
+    def step(self) -> None:
         """One step of every environment, and whatever learning is due."""
         self.row = row = self.envs.step(self.training_action())
         new_steps = int((~row.is_first).sum())

@@ -96,7 +96,8 @@ class Captured:
         self._inputs = [tensor.clone() for tensor in given]
         self._graph = torch.cuda.CUDAGraph()
         self._graph.register_generator_state(self._generator)
-        with torch.cuda.graph(self._graph):
+        # Another thread may be using the device meanwhile (policy_lag: 1).
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._output = self._function(*tree_unflatten(self._inputs, structure))
 
 

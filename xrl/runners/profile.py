@@ -182,7 +182,7 @@ def _until_update(agent: Agent[Any], watch: Stopwatch) -> None:
     """Steps of the loop, a lap each, up to and including the next one that updates."""
     before = agent.updates
     for _ in range(PATIENCE):
-        agent._step()
+        agent.step()
         watch.lap()
         if agent.updates > before:
             return
