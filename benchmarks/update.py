@@ -29,8 +29,6 @@ from typing import Any
 import levers
 import torch
 from recording import MATMUL_GFLOP, RESULTS, matmul_peak, peak_memory, provenance, timed
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from xrl.common import accelerate
 from xrl.common.config import load_config
@@ -38,6 +36,7 @@ from xrl.common.row import ActionSpec, ObsSpec
 from xrl.configs.schemas.dreamer_v2 import DreamerV2Config
 from xrl.learners.dreamer_v2 import Batch, DreamerV2Learner
 from xrl.policies.dreamer_v2 import DreamerV2Policy
+from xrl.runners.stopwatch import Operations
 
 MIN_SECONDS = 2.0  # of timed updates: short ones are repeated more often than asked for
 BUSY = 100  # times per second that another process took a core from us, above which the seconds are not to be trusted
@@ -216,18 +215,6 @@ def time_updates(learner: DreamerV2Learner, batch: Batch, repeats: int, least: f
     return seconds
 
 
-class Operations(TorchDispatchMode):
-    """Counts what PyTorch dispatches, views included."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += 1
-        return function(*args, **(kwargs or {}))
-
-
 def count(case: Case, learner: DreamerV2Learner, batch: Batch) -> tuple[float, int | None]:
     """GFLOP of the matrix products and convolutions of one update, and its operations.
 
@@ -236,9 +223,9 @@ def count(case: Case, learner: DreamerV2Learner, batch: Batch) -> tuple[float, i
     """
     if case.compile == "on":
         learner, batch = build_case(replace(case, compile="off"))
-    with FlopCounterMode(display=False) as flops, Operations() as operations:
+    with Operations() as counted:
         learner.step(batch)
-    return flops.get_total_flops() / 1e9, operations.count if case.compile == "off" else None
+    return counted.flop / 1e9, counted.operations if case.compile == "off" else None
 
 
 def parameters(policy: DreamerV2Policy) -> dict[str, int]:

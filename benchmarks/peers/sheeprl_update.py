@@ -1,4 +1,4 @@
-"""One full DreamerV2 update of SheepRL, as it ships: seconds, peak memory, and the ratio to a matrix multiplication.
+"""One full DreamerV2 update of SheepRL, as it ships, and one of xrl: seconds, peak memory, ratio to a matrix product.
 
     python benchmarks/peers/sheeprl_update.py [--workloads W1 W2 W3] [--precision fp32 bf16] [--repeats 5]
 
@@ -7,8 +7,8 @@ The first run creates benchmarks/peers/.venv-sheeprl and installs torch, then re
 CUDA's). Timed is SheepRL's own `sheeprl.algos.dreamer_v2.dreamer_v2.train` (world model, actor and critic: forward,
 backward, optimiser, its metrics) on random data, with its own builder, optimisers and configuration (its experiment
 dreamer_v2_ms_pacman, in which the discount head is on); only the sizes of the workload are set. Every workload and
-precision runs in a process of its own, so that the peak memory is its own. Writes
-benchmarks/results/sheeprl_update.json.
+precision runs in a process of its own, so that the peak memory is its own; xrl's update (benchmarks/update.py) follows
+each at once, in the Python that runs this script. Writes benchmarks/results/sheeprl_update.json.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -70,13 +71,16 @@ def main() -> None:
         print(json.dumps(measure(options.workloads[0], options.precision[0], options.repeats)))
         return
     python = prepare_environment()
-    print(f"{'':8}{'median s':>10}{'peak GiB':>10}{'GFLOP/s':>10}{'x matmul':>10}  parameters (specification)")
+    print(f"{'':12}{'median s':>10}{'peak GiB':>10}{'GFLOP/s':>10}{'x matmul':>10}  parameters (specification)")
     runs = []
     for workload in options.workloads:
         for precision in options.precision:
-            runs.append(in_own_process(python, workload, precision, options.repeats))
-            print(row(runs[-1]), flush=True)
-            if runs[-1]["preempted_per_second"] > BUSY:
+            theirs = in_own_process(python, workload, precision, options.repeats)
+            ours = xrl_update(workload, precision, options.repeats)
+            runs.append({**theirs, "xrl": ours})
+            faster = theirs["median_seconds"] / ours["median_seconds"]
+            print(f"{row(theirs)}\n{'  xrl':12}{numbers(ours)}  {faster:.2f} times as fast", flush=True)
+            if max(theirs["preempted_per_second"], ours["preempted_per_second"]) > BUSY:
                 print("        the machine was busy with something else: repeat when it is idle")
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps({"commit": commit(), "threads": THREADS, "cpu": cpu_name(),
@@ -123,10 +127,24 @@ def in_own_process(python: Path, workload: str, precision: str, repeats: int) ->
     return dict(json.loads(child.stdout.splitlines()[-1]))
 
 
+def xrl_update(workload: str, precision: str, repeats: int) -> dict[str, Any]:
+    """What benchmarks/update.py measures in the same case, not compiled."""
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "update.json"
+        subprocess.run([sys.executable, HERE.parent / "update.py", "--workloads", workload, "--precision", precision,
+                        "--compile", "off", "--repeats", str(repeats), "--threads", str(THREADS), "--output", output],
+                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+        return dict(json.loads(output.read_text())["cases"][0])
+
+
 def row(run: dict[str, Any]) -> str:
     counts = ", ".join(f"{part} {run['parameters'][part]:,} ({run['specification'][part]:,})" for part in PARTS)
-    return (f"{run['workload']} {run['precision']:5}{run['median_seconds']:10.3f}{run['peak_rss_gib']:10.2f}"
-            f"{run['peak_gflops']:10.0f}{run['matmul_ratio']:10.0f}  {counts}")
+    return f"{run['workload'] + ' ' + run['precision']:12}{numbers(run)}  {counts}"
+
+
+def numbers(run: dict[str, Any]) -> str:
+    return (f"{run['median_seconds']:10.3f}{run['peak_rss_gib']:10.2f}{run['peak_gflops']:10.0f}"
+            f"{run['matmul_ratio']:10.0f}")
 
 
 def commit() -> str:
