@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -261,3 +263,19 @@ def test_restored_learner_continues_bit_for_bit():
         ours, theirs = first.update(random_row(seed=seed)), second.update(random_row(seed=seed))
         assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
     assert not moved(second, weights(first))
+
+
+@pytest.mark.parametrize("action", [DISCRETE, CONTINUOUS])
+def test_compiled_is_the_same_update(action, monkeypatch):
+    """Traced and split into graphs as for a real compilation, which would take half a minute."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    compiled, plain = (tiny_learner({"compile": mode}, action=action) for mode in ("on", "off"))
+    copied = copy.deepcopy(compiled.policy)
+    for seed in range(2):
+        row = random_row(action=action, seed=seed)
+        ours, theirs = compiled.update(row), plain.update(row)
+        torch.testing.assert_close(ours, theirs)
+    for name, value in compiled.policy.named_parameters():
+        torch.testing.assert_close(value, dict(plain.policy.named_parameters())[name])
+    cell = copied.world_model.rssm.cell
+    assert cell.gated.__self__ is cell, "a copy's compiled methods read the copy's weights"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Callable, Mapping
+from types import MethodType
 from typing import Any, Literal
 
 import numpy as np
@@ -50,10 +51,11 @@ def keep_memory() -> bool:
 def compile_methods(*methods: tuple[Any, str]) -> None:
     """Replace methods (owner, name) of one object each by compiled ones, for fixed shapes.
 
-    They should be small and called often: compiling a loop over 50 steps takes minutes and pays nothing.
+    They should be small and called often: compiling a loop over 50 steps takes minutes and pays nothing. A deep copy of
+    the object has methods of its own.
     """
     for owner, name in methods:
-        setattr(owner, name, torch.compile(getattr(owner, name), dynamic=False))
+        setattr(owner, name, MethodType(torch.compile(getattr(type(owner), name), dynamic=False), owner))
 
 
 class Captured:
