@@ -81,13 +81,14 @@ LEVERS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "first-deconvolution": partial(replaced, {
         "xrl.nn.conv.ConvDecoder._from_one_pixel": staticmethod(first_transposed)}),
     "last-deconvolution": partial(replaced, {"xrl.nn.conv._LastLayer.apply": staticmethod(last_transposed)}),
+    "bias-apart": partial(replaced, {"xrl.nn.conv.TransposedConv.forward": nn.ConvTranspose2d.forward}),
     "channels-last": contiguous_images,
     "elu-in-place": partial(replaced, {"xrl.nn.conv.FrugalELU.forward": lambda self, x: elu_apart(x),
                                        "torch.nn.functional.elu": elu_apart}),
     "adam-pieces": partial(replaced, {"xrl.common.optimizer._CACHED": 2**62}),
     "allocator": partial(replaced, {"xrl.common.accelerate.keep_memory": lambda: False}),
 }
-OF_IMAGES = {"first-deconvolution", "last-deconvolution", "channels-last"}
+OF_IMAGES = {"first-deconvolution", "last-deconvolution", "bias-apart", "channels-last"}
 OF_REINFORCE = {"no-graph", "gather", "recall"}
 
 
