@@ -85,7 +85,6 @@ LEVERS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "channels-last": contiguous_images,
     "elu-in-place": partial(replaced, {"xrl.nn.conv.FrugalELU.forward": lambda self, x: elu_apart(x),
                                        "torch.nn.functional.elu": elu_apart}),
-    "adam-pieces": partial(replaced, {"xrl.common.optimizer._CACHED": 2**62}),
     "allocator": partial(replaced, {"xrl.common.accelerate.keep_memory": lambda: False}),
 }
 OF_IMAGES = {"first-deconvolution", "last-deconvolution", "bias-apart", "channels-last"}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import time
 
 import pytest
 import torch
 
 from tests.agents.examples import Recorder, same, weights
+from xrl.agents import background
 from xrl.common.errors import NumericalError
+from xrl.common.run_folder import LAST_GOOD_MODEL
 
 
 def fingerprint(module):
@@ -20,7 +23,7 @@ def watched_agent(workshop, delay=lambda update: 0.0, **changes):
     agent = workshop.agent(start_training=20, train_every=4, pretrain=2, **changes)
     events = []
     acting = agent.background.acting if agent.background else agent.policy
-    explore, step = agent.explore, agent.learner.update
+    explore, step = agent.acting_step, agent.learner.update
 
     def noted_explore(*arguments):
         events.append(("act", agent.agent_steps, fingerprint(acting)))
@@ -32,7 +35,7 @@ def watched_agent(workshop, delay=lambda update: 0.0, **changes):
         events.append(("learned", agent.learner.updates, fingerprint(agent.policy)))
         return metrics
 
-    agent.explore, agent.learner.update = noted_explore, noted_update
+    agent.acting_step, agent.learner.update = noted_explore, noted_update
     return agent, events
 
 
@@ -131,3 +134,53 @@ def test_a_loaded_model_acts_at_once(workshop, tmp_path):
     fresh = workshop.agent(start_training=20, policy_lag=1)
     fresh.load_model(path)
     assert fingerprint(fresh.background.acting) == fingerprint(agent.policy) and fresh.updates == agent.updates
+
+
+def test_training_goes_on_after_finish(workshop):
+    whole, halves = (workshop.agent(start_training=20, policy_lag=1) for _ in range(2))
+    whole.train_until(60)
+    halves.train_until(40)
+    halves.finish()
+    halves.train_until(60)
+    assert same(weights(whole), weights(halves))
+
+
+def test_loading_waits_for_the_update_under_way(workshop):
+    agent, _ = watched_agent(workshop, lambda update: 0.05, policy_lag=1)
+    agent.train_until(40)
+    state = copy.deepcopy(agent.state_dict())
+    agent.learn()
+    agent.load_state_dict(state)
+    agent.settle()
+    assert fingerprint(agent.policy) == fingerprint(agent.background.acting) and agent.updates == agent.learner.updates
+    for name, value in agent.policy.state_dict().items():
+        assert torch.equal(value, state["policy"][name])
+
+
+def test_a_bad_update_under_way_leaves_a_good_model(workshop):
+    """The loss of update n is not finite while update n + 1 is being prepared: n is found, and the weights are kept."""
+    agent = workshop.agent(start_training=20, policy_lag=1, train_every=4)
+    agent.train_until(40)
+    agent.settle()
+    loss = agent.learner.critic_loss
+    agent.learner.critic_loss = lambda dream: (loss(dream)[0] * torch.nan, {"critic/loss": torch.tensor(torch.nan)})
+    with pytest.raises(NumericalError, match=r"critic.*saved as"):
+        agent.train_until(60)
+    assert (agent.folder / LAST_GOOD_MODEL).exists()
+
+
+def test_an_interrupt_while_waiting_loses_no_update(workshop, monkeypatch):
+    agent, _ = watched_agent(workshop, lambda update: 0.05, policy_lag=1)
+    agent.train_until(40)
+    agent.learn()
+    before = agent.updates
+
+    def interrupted(futures):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(background, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        agent.settle()
+    monkeypatch.undo()
+    agent.settle()
+    assert agent.updates == before + 1

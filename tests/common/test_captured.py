@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -106,3 +106,68 @@ def test_feed_on_a_cpu_hands_the_arrays_on():
     tensors = Feed(torch.device("cpu"))(arrays)
     assert tensors["image"].dtype == torch.uint8 and tensors["flag"].dtype == torch.bool
     assert tensors["image"].data_ptr() == arrays["image"].ctypes.data
+
+
+class Stream:
+    """A stream that does everything at once, and notes what it waited for."""
+
+    def __init__(self):
+        self.waited = []
+
+    def wait_stream(self, other):
+        self.waited.append(other)
+
+    def wait_event(self, event):
+        self.waited.append(event)
+
+
+class Event:
+    def __init__(self):
+        self.recorded = 0
+
+    def record(self):
+        self.recorded += 1
+
+    def synchronize(self):
+        pass
+
+
+@pytest.fixture
+def feed(monkeypatch):
+    """The way to a GPU, walked on a CPU."""
+    main = Stream()
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: main)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self.clone())
+    feed = Feed(torch.device("cpu"))
+    feed._stream = Stream()
+    return feed
+
+
+def arrays(number, envs=2):
+    return {"image": np.full((envs, 3), number, np.uint8), "flag": np.full(envs, number % 2 == 0)}
+
+
+def test_feed_keeps_a_batch_until_the_next_call_but_one(feed):
+    before = feed(arrays(0))
+    for number in range(1, 8):
+        batch = feed(arrays(number))
+        assert before["image"].tolist() == [[number - 1] * 3] * 2, "still good"
+        before = dict(batch)
+        assert batch.pop("image").tolist() == [[number] * 3] * 2  # callers take out what they need
+        assert batch["flag"].tolist() == [number % 2 == 0] * 2
+
+
+def test_feed_takes_batches_of_several_shapes(feed):
+    """The training environments' rows, and in between those of an evaluation with more of them."""
+    for number in range(9):
+        envs = 5 if number % 3 == 2 else 1
+        assert feed(arrays(number, envs))["image"].tolist() == [[number] * 3] * envs
+
+
+def test_feed_overwrites_only_what_was_read_and_is_read_only_when_written(feed):
+    feed(arrays(0))
+    main = torch.cuda.current_stream()
+    assert feed._stream.waited == [main] and [type(waited) for waited in main.waited] == [Event]
+    assert main.waited[0].recorded == 1

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from xrl.common import optimizer
 from xrl.common.optimizer import Adam
 
 
@@ -266,16 +265,3 @@ def test_moments_are_saved_in_the_order_of_the_axes():
     flat = 0.1 * np.concatenate([g.reshape(-1) for g in grads])
     for mean in saved:
         np.testing.assert_allclose(mean, flat, rtol=1e-6)
-
-
-@pytest.mark.parametrize("piece", [1, 7, 64])
-def test_working_in_pieces_changes_no_bit(piece, monkeypatch):
-    weights, *gradients = numbers(5)
-    results = []
-    for size in (2**18, piece):
-        monkeypatch.setattr(optimizer, "_CACHED", size)
-        adam = Adam(((str(i), p) for i, p in enumerate(laid_out("transposed", weights))), **SETTINGS)
-        assert (len(list(adam._pieces())) > 1) == (size == piece)
-        norms = [adam.step([torch.tensor(g) for g in grads]) for grads in gradients]
-        results.append([adam.weights, adam.mean, adam.square, *norms])
-    assert all(torch.equal(whole, pieces) for whole, pieces in zip(*results, strict=True))

@@ -23,7 +23,7 @@ from tests.builders import (
     tiny_policy,
     unchanged,
 )
-from xrl.common.errors import NumericalError
+from xrl.common.errors import ConfigError, NumericalError
 from xrl.learners.dreamer_v2 import DreamerV2Learner
 
 NORM = {"world_model.norm": "layer", "actor.norm": "layer", "critic.norm": "layer"}
@@ -279,3 +279,18 @@ def test_compiled_is_the_same_update(action, monkeypatch):
         torch.testing.assert_close(value, dict(plain.policy.named_parameters())[name])
     cell = copied.world_model.rssm.cell
     assert cell.gated.__self__ is cell, "a copy's compiled methods read the copy's weights"
+
+
+def test_bfloat16_with_the_fast_baseline_differentiates_the_critic():
+    """The critic runs with and without gradients then."""
+    learner = tiny_learner({"precision": "bf16", "actor.baseline": "fast"})
+    before = snapshot(learner.critic)
+    learner.update(random_row())
+    assert not unchanged(learner.critic, before)
+
+
+def test_compilation_without_a_compiler_is_refused(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(ConfigError, match="compile: on needs a C\\+\\+ compiler"):
+        tiny_learner({"compile": "on"})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -31,21 +31,25 @@ class BackgroundLearner(Generic[Policy]):
         self._policy, self._learner = policy, learner
         self._running: Future[dict[str, Tensor]] | None = None
         self.updates_done = learner.updates
-        device = next(policy.parameters()).device
-        on_gpu = device.type == "cuda"
-        self._thread = ThreadPoolExecutor(1, "learner", partial(torch.cuda.set_device, device) if on_gpu else None)
-        self._stream = torch.cuda.Stream() if on_gpu else None  # so that acting need not queue behind an update
+        self._device = next(policy.parameters()).device
+        self._thread: ThreadPoolExecutor | None = None
+        # So that acting need not queue behind an update.
+        self._stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
 
     def begin(self, batch: Any) -> None:
         """Hand over to what was learned so far, and start the next update. The one before must be finished."""
         assert self._running is None
         self.hand_over()
+        if self._thread is None:
+            on_device = partial(torch.cuda.set_device, self._device) if self._stream is not None else None
+            self._thread = ThreadPoolExecutor(1, "learner", on_device)
         self._running = self._thread.submit(self._learner.update, batch)
 
     def finish(self) -> dict[str, Tensor] | None:
         """Wait for the update under way; returns its metrics, or None if there is none. Raises what it raised."""
         if self._running is None:
             return None
+        wait([self._running])  # an interrupt while waiting leaves it to be waited for again
         running, self._running = self._running, None
         metrics = running.result()
         self.updates_done = self._learner.updates
@@ -71,4 +75,7 @@ class BackgroundLearner(Generic[Policy]):
             yield
 
     def close(self) -> None:
-        self._thread.shutdown()
+        """End the thread, after the update under way; another ``begin`` starts a new one."""
+        if self._thread is not None:
+            self._thread.shutdown()
+            self._thread = None

@@ -6,7 +6,7 @@ import sys
 from abc import ABC, abstractmethod
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -183,9 +183,13 @@ class Agent(ABC, Generic[Config]):
         try:
             yield
         except OrderlyInterrupt:  # not one in the middle of an update, whose weights may be of two minds
+            with suppress(NumericalError):  # an update under way may fail now; it changes nothing then
+                self.settle()
             print(f"interrupted; saved {self.save_model(INTERRUPTED_MODEL)}", file=sys.stderr)
             raise
         except NumericalError as error:
+            with suppress(NumericalError):
+                self.settle()
             good = all(bool(parameter.isfinite().all()) for parameter in self.policy.parameters())
             kept = f"saved as {self.save_model(LAST_GOOD_MODEL)}" if good else "not saved: its weights are not finite"
             raise NumericalError(f"{error}; {kept}") from error
@@ -247,6 +251,7 @@ class Agent(ABC, Generic[Config]):
                 "learner": self.learner.state_dict(), "generator": self.generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.settle()
         self.agent_steps = int(state["agent_steps"])
         self.row = None  # the latent state belonged to other weights: begin with fresh episodes
         self.policy.load_state_dict(state["policy"])
@@ -262,12 +267,14 @@ class Agent(ABC, Generic[Config]):
 def select_device(name: str) -> torch.device:
     """"auto", "cpu", "cuda" or "cuda:N" -> a device that exists. Raises ConfigError."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
         raise ConfigError(f"device: {name!r} is no device; use auto, cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    if device.type != "cuda":
+        return device
+    if (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"device: {name!r}: this machine has {torch.cuda.device_count()} CUDA devices; "
                           "use device: auto, or cpu")
-    return device
+    return torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)

@@ -45,8 +45,8 @@ class DreamerV2Agent(Agent[DreamerV2Config]):
         self.learner: DreamerV2Learner = DreamerV2Learner(self.policy, self.config, noise)
         self.background = BackgroundLearner(self.policy, self.learner) if self.config.policy_lag else None
         acting = self.background.acting if self.background else self.policy
-        explore = partial(acting.act, generator=self.generator, explore=True)
-        self.explore = captured(explore, self.config.cuda_graph, self.generator)
+        acting_step = partial(acting.act, generator=self.generator, explore=True)
+        self.acting_step = captured(acting_step, self.config.cuda_graph, self.generator)
         self.feed = Feed(self.device)
         self.batch_ahead: Batch | None = None
         self.should_train = Every(self.config.train_every)
@@ -73,7 +73,7 @@ class DreamerV2Agent(Agent[DreamerV2Config]):
             return self.random_action()
         assert self.row is not None
         with self.background.stream() if self.background else nullcontext():
-            action, self.state = self.explore(self.state, *self.to_device(self.row))
+            action, self.state = self.acting_step(self.state, *self.to_device(self.row))
             return action.cpu().numpy()
 
     def random_action(self) -> np.ndarray:

@@ -40,6 +40,7 @@ class MetricLog(Callback):
 
     def on_step(self, agent: Agent[Any]) -> None:
         if agent.agent_steps >= self.written_at + agent.config.log_interval:
+            agent.settle()
             agent.learner.check(self.flush(agent))
 
     def on_episode_end(self, agent: Agent[Any], episode: Episode) -> None:

@@ -1,13 +1,16 @@
 """Speed that the mathematics does not see: precision, compilation, CUDA graphs, and the allocator's settings.
 
-Learners and agents ask here; losses, networks and distributions know nothing of it (but that distribution
-parameters, KL, returns and reductions are float32 whatever the precision of the products around them).
+Learners and agents ask here; losses and returns know nothing of it. Distribution parameters, norms, KL, returns and
+reductions are float32 whatever the precision of the products around them.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
+import shutil
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from types import MethodType
 from typing import Any, Literal
@@ -17,17 +20,19 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from xrl.common.errors import ConfigError
+
 Precision = Literal["fp32", "bf16"]
 CudaGraph = Literal["auto", "off"]
 
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # glibc, malloc.h
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8  # glibc, malloc.h
 
 
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:
     """A context in which matrix products and convolutions take ``precision``; weights and their gradients stay float32.
 
-    It must not enclose both a pass without gradients and one with: PyTorch keeps the weights cast for the first,
-    and they have no gradient.
+    It must not enclose both a pass of the same weights without gradients and one with: some versions of PyTorch keep
+    the weights cast for the first, which have no gradient.
     """
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
@@ -44,18 +49,24 @@ def keep_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
     if mallopt is None:
         return False
-    # Large blocks from the heap too, which never shrinks and grows by 64 MiB at a time.
-    return all([mallopt(_M_MMAP_MAX, 0), mallopt(_M_TRIM_THRESHOLD, -1), mallopt(_M_TOP_PAD, 64 * 2**20)])
+    # Large blocks from the heap too, which never shrinks, grows by 64 MiB at a time and serves every thread.
+    settings = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: -1, _M_TOP_PAD: 64 * 2**20, _M_ARENA_MAX: 1}
+    return all([mallopt(name, value) for name, value in settings.items()])
 
 
 def compile_methods(*methods: tuple[Any, str]) -> None:
     """Replace methods (owner, name) of one object each by compiled ones, for fixed shapes.
 
     They should be small and called often: compiling a loop over 50 steps takes minutes and pays nothing. A deep copy of
-    the object has methods of its own.
+    the object has methods of its own. Raises ConfigError where there is no compiler.
     """
+    if not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++", "cl")):
+        raise ConfigError("compile: on needs a C++ compiler, and none was found; install g++, or use compile: off")
     for owner, name in methods:
         setattr(owner, name, MethodType(torch.compile(getattr(type(owner), name), dynamic=False), owner))
+
+
+_RECORDING = threading.Lock()  # CUDA records one graph at a time
 
 
 class Captured:
@@ -95,12 +106,12 @@ class Captured:
 
     def _capture(self, given: list[Tensor], structure: Any) -> None:
         """Record one call on inputs of our own. Recording runs nothing."""
-        self._inputs = [tensor.clone() for tensor in given]
-        self._graph = torch.cuda.CUDAGraph()
-        self._graph.register_generator_state(self._generator)
-        # Another thread may be using the device meanwhile (policy_lag: 1).
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-            self._output = self._function(*tree_unflatten(self._inputs, structure))
+        inputs, graph = [tensor.clone() for tensor in given], torch.cuda.CUDAGraph()
+        graph.register_generator_state(self._generator)
+        # Another thread may be using the device meanwhile (policy_lag: 1), but it must not record as well.
+        with _RECORDING, torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            self._output = self._function(*tree_unflatten(inputs, structure))
+        self._inputs, self._graph = inputs, graph
 
 
 def _on_side_stream(function: Callable[..., Any], arguments: Any) -> Any:
@@ -121,39 +132,37 @@ def captured(function: Callable[..., Any], setting: CudaGraph, generator: torch.
 
 class Feed:
     """Brings arrays to the device. To a GPU they go from page-locked memory on a stream of their own, so that the
-    host goes on at once and the copy runs beside the update before; images travel as uint8."""
+    host goes on at once; images travel as uint8."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._slots: list[_Slot] = []
-        self._turn = 0
-        if device.type == "cuda":
-            self._stream = torch.cuda.Stream(device)
-            self._done = [torch.cuda.Event(), torch.cuda.Event()]
+        self._slots: dict[tuple[tuple[int, ...], ...], list[_Slot]] = {}  # by the shapes of a batch
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def __call__(self, arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-        """name -> tensor on the device, good until the call after the next. On a CPU the arrays themselves."""
-        if self._device.type != "cuda":
-            return {name: torch.from_numpy(array).to(self._device) for name, array in arrays.items()}
-        return self._send(arrays)
+        """name -> tensor on the device, good until the next call but one. On a CPU the arrays themselves.
 
-    def _send(self, arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-        # Two slots take turns. What read this one, two calls ago, was queued before the call between them.
-        if not self._slots:
-            self._slots = [_Slot(arrays, self._device) for _ in range(2)]
-        slot, current = self._slots[self._turn], torch.cuda.current_stream(self._device)
-        self._done[1 - self._turn].record(current)
+        What reads them must be queued, if not done, when the next call but one is made."""
+        if self._stream is None:
+            return {name: torch.from_numpy(array).to(self._device) for name, array in arrays.items()}
+        return self._send(arrays, self._stream)
+
+    def _send(self, arrays: Mapping[str, np.ndarray], stream: torch.cuda.Stream) -> dict[str, Tensor]:
+        shapes = tuple(array.shape for array in arrays.values())
+        if shapes not in self._slots:
+            self._slots[shapes] = [_Slot(arrays, self._device) for _ in range(2)]
+        self._slots[shapes].reverse()  # two slots take turns: the host writes one while the other is read
+        slot, current = self._slots[shapes][0], torch.cuda.current_stream(self._device)
         slot.sent.synchronize()  # the copy of two calls ago: long done
         for name, array in arrays.items():
             slot.host[name].numpy()[...] = array
-        self._stream.wait_event(self._done[self._turn])
-        with torch.cuda.stream(self._stream):
+        stream.wait_stream(current)  # what read this slot two calls ago is queued there
+        with torch.cuda.stream(stream):
             for name, tensor in slot.device.items():
                 tensor.copy_(slot.host[name], non_blocking=True)
             slot.sent.record()
         current.wait_event(slot.sent)
-        self._turn = 1 - self._turn
-        return slot.device
+        return dict(slot.device)
 
 
 class _Slot:

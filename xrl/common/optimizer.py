@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-_CACHED = 2**18  # numbers of each buffer that are worked on at a time on a CPU: 1 MiB
 
 
 class Adam:
@@ -64,19 +62,12 @@ class Adam:
         torch.cat([gradient.permute(order).reshape(-1) for gradient, order in zip(gradients, self.orders, strict=True)],
                   out=self.gradient)
         scale = torch.where(finite, self.clip / norm.clamp(min=self.clip), 0.0)
-        for weights, mean, square, gradient in self._pieces():
-            gradient.mul_(scale).nan_to_num_(0.0, 0.0, 0.0)
-            weights.mul_(1 - self.weight_decay * live)
-            mean.lerp_(gradient, (1 - b1) * live)
-            square.lerp_(gradient.square_(), (1 - b2) * live)
-            weights.sub_((rate * mean).div_(square.sqrt().add_(self.eps)))
+        self.gradient.mul_(scale).nan_to_num_(0.0, 0.0, 0.0)
+        self.weights.mul_(1 - self.weight_decay * live)
+        self.mean.lerp_(self.gradient, (1 - b1) * live)
+        self.square.lerp_(self.gradient.square_(), (1 - b2) * live)
+        self.weights.sub_((rate * self.mean).div_(self.square.sqrt().add_(self.eps)))
         return norm
-
-    def _pieces(self) -> Iterator[tuple[Tensor, ...]]:
-        """The flat buffers; on a CPU in pieces that stay in its cache from the first operation to the last."""
-        flat = (self.weights, self.mean, self.square, self.gradient)
-        return zip(*(buffer.split(_CACHED) if buffer.device.type == "cpu" else (buffer,) for buffer in flat),
-                   strict=True)
 
     def _views(self, flat: Tensor) -> list[Tensor]:
         """The part of a flat buffer that belongs to each parameter, in the parameter's shape and memory order."""

@@ -95,6 +95,7 @@ class DreamerV2Learner(Learner):
             dream = self.imagine(*self.start_states(post, batch.is_terminal))
         with self.precision():
             actor_loss, actor_metrics = self.actor_loss(dream)
+        with self.precision():
             critic_loss, critic_metrics = self.critic_loss(dream)
         actor_metrics["actor/grad_norm"] = self.actor_opt.minimize(actor_loss)
         critic_metrics["critic/grad_norm"] = self.critic_opt.minimize(critic_loss)
@@ -109,6 +110,7 @@ class DreamerV2Learner(Learner):
         return metrics
 
     def precision(self) -> torch.autocast:
+        """A context for one pass over the networks; see ``autocast`` for why there are several."""
         return autocast(self.config.precision, self.generator.device)
 
     # World model -----------------------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
 """Convolutional encoder and decoder for 64x64 images. Channels are last in memory, here as everywhere else: a
-convolution on a CPU is up to twice as fast so, and nothing is ever transposed."""
+convolution on a CPU is up to twice as fast so."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def channels_last(layers: nn.Module) -> None:
 
 
 class FrugalELU(nn.Module):
-    """ELU between two convolutions that overwrites its input and, backwards, the gradient it is given.
+    """ELU between two convolutions, and nowhere else: overwrites its input and, backwards, the gradient it is given.
 
     Their activations are the largest tensors there are. The gradient may be overwritten because the convolution that
     reads the output, its only reader, made it for nobody else.
@@ -62,6 +62,7 @@ class ConvEncoder(nn.Module):
             if norm == "layer":
                 blocks.append(ChannelNorm(outputs))
             blocks.append(FrugalELU())
+        blocks[-1] = nn.ELU(inplace=True)  # who reads the last one's output is not known here
         self.layers = nn.Sequential(*blocks).apply(glorot)
         channels_last(self.layers)
         self.size = 2 * 2 * 8 * depth
@@ -102,10 +103,11 @@ class ConvDecoder(nn.Module):
     def forward(self, feat: Tensor) -> Tensor:
         """(..., F) -> the mean of a unit normal over pixels, (..., 64, 64, C)."""
         first, *middle, last = self.layers
+        *norms, last_norm = self.norms
         x = self._from_one_pixel(first, self.dense(feat.reshape(-1, feat.shape[-1])))
-        for norm, layer in zip(self.norms, middle, strict=False):
+        for norm, layer in zip(norms, middle, strict=True):
             x = layer(self.elu(norm(x)))
-        x = _LastLayer.apply(self.elu(self.norms[-1](x)), last.weight.to(x.dtype), last.bias.to(x.dtype))
+        x = _LastLayer.apply(self.elu(last_norm(x)), last.weight.to(x.dtype), last.bias.to(x.dtype))
         return x.reshape(*feat.shape[:-1], IMAGE_SIZE, IMAGE_SIZE, -1)
 
     @staticmethod

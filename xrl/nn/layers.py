@@ -117,7 +117,8 @@ class MLP(nn.Sequential):
 
 
 class _Recalled(torch.autograd.Function):
-    """An MLP (without norms) whose outputs are known: no work forwards, the ordinary gradient backwards."""
+    """An MLP (without norms) whose outputs are known: no work forwards, the ordinary gradient of its parameters
+    backwards. Its input gets none."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor | OneHots, outputs: Sequence[Tensor], *parameters: Tensor) -> Tensor:

@@ -28,7 +28,8 @@ def imagine(rssm: RSSM, actor: Callable[[Any], Any], start: State, action_noise:
         action_noise: (H, N, *actor.noise_shape); latent_noise: rssm.latent.noise(H, N).
 
     Returns:
-        Features feat_0 .. feat_H, (H+1, N, F), and actions a_1 .. a_H, (H, N, A).
+        Features feat_0 .. feat_H, (H+1, N, F), in the form that ``start`` has (see ``State``), and actions
+        a_1 .. a_H, (H, N, A).
     """
     states, actions = [start], []
     for k in range(len(action_noise)):

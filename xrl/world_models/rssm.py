@@ -100,15 +100,15 @@ class RSSM(nn.Module):
         obs_out = LoopLinear(self.obs_out.first, embed)
         obs_stats = LoopLinear(self.obs_stats, shape=lead)
         deters, stochs, stats = [], [], []
-        for t, (kept, uniform) in enumerate(zip(keep.unbind(0), noise.unbind(0), strict=True)):
+        for t, (kept, drawn) in enumerate(zip(keep.unbind(0), noise.unbind(0), strict=True)):
             state = state.masked(kept)
             x = self.img_in.after_first(img_in(t, state.stoch))
             deter = self.cell.gated(gates(t, torch.cat([x, state.deter], -1)), state.deter)
-            logits = obs_stats(t, self.obs_out.after_first(obs_out(t, deter)))
-            state = State(deter, self.latent.sample(logits, uniform))
+            stat = obs_stats(t, self.obs_out.after_first(obs_out(t, deter)))
+            state = State(deter, self.latent.sample(stat, drawn))
             deters.append(deter)
             stochs.append(state.stoch)
-            stats.append(logits)
+            stats.append(stat)
         return State(torch.stack(deters), torch.stack(stochs)), torch.stack(stats)
 
     def prior_stats(self, deter: Tensor) -> Tensor:
