@@ -51,6 +51,8 @@ def frames_of_the_best(record: dict[str, Any]) -> int:
 def reached(record: dict[str, Any], threshold: float) -> str:
     """When the first evaluation met the threshold."""
     curve = record["curve"]
+    if "wall_s" not in curve:
+        return "-"
     times = [seconds for seconds, value in zip(curve["wall_s"], curve["eval_return"], strict=True)
              if value >= threshold]
     return f"{times[0] / 60:.1f} min" if times else "never"
@@ -58,7 +60,8 @@ def reached(record: dict[str, Any], threshold: float) -> str:
 
 def load(task: str) -> list[dict[str, Any]]:
     paths = [*sorted((RESULTS / task).glob("seed_*.json")), *sorted((RESULTS / task).glob("bf16/seed_*.json"))]
-    return [json.loads(path.read_text()) for path in paths]
+    # The oldest records were made before there was a precision to choose, or a clock beside the curve.
+    return [{"precision": "fp32", **json.loads(path.read_text())} for path in paths]
 
 
 def draw(axis: Any, task: str, records: list[dict[str, Any]]) -> None:
