@@ -167,6 +167,7 @@ class DreamerV2Agent(Agent[DreamerV2Config]):
         return super().state_dict() | {"policy_acts": self.policy_acts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Weights and counters; the replay starts empty and fills before learning goes on."""
         super().load_state_dict(state)
         self.policy_acts = bool(state["policy_acts"])
         self.loaded_at = self.agent_steps

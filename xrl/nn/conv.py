@@ -79,6 +79,7 @@ class TransposedConv(nn.ConvTranspose2d):
     """Adds its bias apart: with it, a CPU takes three times as long for one of these in bfloat16."""
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """(N, inputs, H, W) -> (N, outputs, H', W')."""
         assert self.bias is not None
         return F.conv_transpose2d(x, self.weight, stride=self.stride).add_(self.bias[:, None, None])
 
