@@ -1,12 +1,13 @@
 """One full DreamerV2 update: seconds, peak memory, arithmetic, and how close that is to the machine's peak.
 
     python benchmarks/update.py [--workloads W1 W2 W3 ...] [--precision fp32 bf16] [--compile off on] [--repeats 5]
-    python benchmarks/update.py --levers --workloads W2 W3 --precision fp32
+    python benchmarks/update.py --levers --workloads W2 W3 --precision fp32 [--rounds 5]
 
 World model, actor and critic: forward, backward, optimiser, on random data. W1 to W3 are the workloads of
 peers/sheeprl_update.py, the others the shipped configurations. Every case runs in a process of its own, so that the
 peak memory is its own. With --levers what each thing that makes the update fast is worth, by doing without it, one at
-a time. Prints Markdown tables; writes benchmarks/results/update.json, or levers.json.
+a time; --rounds goes through them again and again, so that a machine that slows down favours none. Prints Markdown
+tables; writes benchmarks/results/update.json, or levers.json.
 """
 
 from __future__ import annotations
@@ -92,8 +93,10 @@ def main() -> None:
     record = {**provenance(), "threads": options.threads, "cases": []}
     output = options.output or RESULTS / ("levers.json" if options.levers else "update.json")
     output.parent.mkdir(parents=True, exist_ok=True)
-    for case in lever_cases(options) if options.levers else cases(options):
-        record["cases"].append(in_own_process(case, options.repeats))
+    todo = [(number, case) for number in range(options.rounds)
+            for case in (lever_cases(options) if options.levers else cases(options))]
+    for number, case in todo:
+        record["cases"].append({"round": number, **in_own_process(case, options.repeats)})
         print(summary(record["cases"][-1]), file=sys.stderr, flush=True)
         output.write_text(json.dumps(record, indent=1) + "\n")
     print((lever_table if options.levers else table)(record["cases"]))
@@ -107,6 +110,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=5, help="updates timed, at least; more of short ones")
     parser.add_argument("--threads", type=int, default=2, help="torch threads")
     parser.add_argument("--levers", action="store_true", help="what each lever is worth, eagerly")
+    parser.add_argument("--only", nargs="+", choices=levers.LEVERS, help="with --levers: these")
+    parser.add_argument("--rounds", type=int, default=1, help="how often everything is measured")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--measure", type=json.loads, help=argparse.SUPPRESS)  # how the script calls itself
     options = parser.parse_args()
@@ -125,7 +130,8 @@ def lever_cases(options: argparse.Namespace) -> list[Case]:
     found = []
     for name in options.workloads:
         workload = WORKLOADS[name]
-        pulled = levers.levers_for(workload.obs.kind == "image", workload.action.kind == "discrete")
+        pulled = [lever for lever in levers.levers_for(workload.obs.kind == "image", workload.action.kind == "discrete")
+                  if options.only is None or lever in options.only]
         for precision in options.precision:
             base = Case(name, precision, "off", options.threads)
             found += [base, *(replace(base, without=lever) for lever in pulled), base]
@@ -254,15 +260,22 @@ def table(cases: Sequence[dict[str, Any]]) -> str:
 
 
 def lever_table(cases: Sequence[dict[str, Any]]) -> str:
-    """Change: of the seconds, against the mean of the runs with every lever."""
-    lines = ["| workload | precision | without | seconds | change | GFLOP | operations | peak GiB |",
-             "|---|---|---|---|---|---|---|---|"]
+    """Change: of the seconds, against the mean of the runs with every lever in the same round: median and range."""
+    lines = ["| workload | precision | without | seconds | change | from | to | GFLOP | operations | peak GiB |",
+             "|---|---|---|---|---|---|---|---|---|---|"]
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for case in cases:
-        base = statistics.mean(other["median_seconds"] for other in cases if not other["without"]
-                               and all(other[key] == case[key] for key in ("workload", "precision")))
-        lines.append(f"| {case['workload']} | {case['precision']} | {case['without'] or '(nothing)'} "
-                     f"| {case['median_seconds']:.3g} | {case['median_seconds'] / base - 1:+.1%} "
-                     f"| {case['gflop']:,.3g} | {case['operations']} | {case['peak_rss_gib']:.2f} |")
+        groups.setdefault((case["workload"], case["precision"], case["without"]), []).append(case)
+    for (workload, precision, without), group in groups.items():
+        def base(case: dict[str, Any], setting: tuple[str, ...] = (workload, precision, "")) -> float:
+            return statistics.mean(other["median_seconds"] for other in groups[setting]
+                                   if other["round"] == case["round"])
+
+        change = [case["median_seconds"] / base(case) - 1 for case in group]
+        seconds, memory = (statistics.median(case[key] for case in group) for key in ("median_seconds", "peak_rss_gib"))
+        lines.append(f"| {workload} | {precision} | {without or '(nothing)'} | {seconds:.3g} "
+                     f"| {statistics.median(change):+.1%} | {min(change):+.1%} | {max(change):+.1%} "
+                     f"| {group[0]['gflop']:,.3g} | {group[0]['operations']} | {memory:.2f} |")
     return "\n".join(lines)
 
 

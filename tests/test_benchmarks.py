@@ -142,16 +142,19 @@ def test_update_measures_every_case(tiny_update, monkeypatch, tmp_path, capsys):
     assert capsys.readouterr().out.count("| tiny |") == 2
 
 
-def test_update_measures_every_lever_between_two_runs_with_all(tiny_update, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(tiny_update.levers, "levers_for", lambda images, discrete: ["gather", "no-graph"])
-    run_main(tiny_update, monkeypatch, "--levers", "--workloads", "tiny", "--precision", "fp32", "--repeats", 1,
-             "--threads", 1, "--output", tmp_path / "levers.json")
+def test_update_measures_levers_between_runs_with_all_round_after_round(tiny_update, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(tiny_update.levers, "levers_for", lambda images, discrete: ["gather", "no-graph", "recall"])
+    run_main(tiny_update, monkeypatch, "--levers", "--only", "gather", "no-graph", "--rounds", 2, "--workloads", "tiny",
+             "--precision", "fp32", "--repeats", 1, "--threads", 1, "--output", tmp_path / "levers.json")
     cases = json.loads((tmp_path / "levers.json").read_text())["cases"]
-    assert [case["without"] for case in cases] == ["", "gather", "no-graph", ""]
+    assert [case["without"] for case in cases] == 2 * ["", "gather", "no-graph", ""]
     assert cases[0]["operations"] == cases[3]["operations"] < cases[2]["operations"]
+    # The second round is twice as slow all over, and no-graph a little slower still.
+    seconds = (1.0, 3.0, 1.0, 2.0, 2.0, 6.0, 2.6, 4.0)
     table = tiny_update.lever_table([{**case, "median_seconds": seconds} for case, seconds in
-                                     zip(cases, (1.0, 3.0, 1.0, 2.0), strict=True)])
-    assert [line.split("|")[5].strip() for line in table.splitlines()[2:]] == ["-33.3%", "+100.0%", "-33.3%", "+33.3%"]
+                                     zip(cases, seconds, strict=True)])
+    assert [[cell.strip() for cell in line.split("|")[5:8]] for line in table.splitlines()[2:]] == [
+        ["-0.0%", "-33.3%", "+33.3%"], ["+100.0%", "+100.0%", "+100.0%"], ["-23.3%", "-33.3%", "-13.3%"]]
 
 
 def test_update_refuses_a_model_of_another_size(tiny_update, monkeypatch):
