@@ -10,7 +10,7 @@ import yaml
 import xrl
 import xrl.configs
 from tests.agents.examples import watched_environments
-from xrl.common.checkpoint import read_metadata
+from xrl.common.files import read_metadata
 from xrl.common.config import load_config
 from xrl.common.config_keys import flatten
 from xrl.methods import METHODS

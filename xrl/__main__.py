@@ -1,4 +1,4 @@
-"""The command line: ``xrl train|test|benchmark|profile|config --method M --env E --env-id ID key=value ...``"""
+"""The command line: ``xrl COMMAND --method M --env E --env-id ID key=value ...``; `xrl --help` lists the commands."""
 
 from __future__ import annotations
 
@@ -18,15 +18,20 @@ _COMMANDS = {
     "test": "play the newest saved model of this method and env_id",
     "benchmark": "train while evaluating on a fixed grid; keep the best model and write the curve",
     "profile": "time every part of a short run, print where it goes and one sentence of advice; keeps nothing",
+    "checkpoints": "list the checkpoints of a run (or of all runs in a folder): step, time, size, whole or damaged",
+    "replay-crash": "run the update again that stopped a run because its numbers were not finite, and show where",
     "config": "print every key of the resolved config: value, where it came from, unit and meaning",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 2 for a mistake the user can mend, 130 for Ctrl-C."""
+    """Run one command; returns the exit code: 0, 2 for a mistake the user can mend, 130 for Ctrl-C; 1 where a crash
+    does not come again."""
     arguments = _parser().parse_intermixed_args(argv)
     try:
         _import_user_module(arguments.module)
+        if arguments.command == "replay-crash":
+            return _replay_crash(arguments)
         _run(arguments)
     except XrlError as error:
         print(f"xrl: error: {error}", file=sys.stderr)
@@ -38,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    commands = "\n".join(f"  {name:10} {text}" for name, text in _COMMANDS.items())
+    commands = "\n".join(f"  {name:12} {text}" for name, text in _COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="xrl", description=f"commands:\n{commands}", formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="example: xrl train --method DreamerV2 --env atari --env-id ALE/Pong-v5 running_steps=1e6 seed=3",
@@ -50,6 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--env-id", help="environment in the family, e.g. CartPole-v1")
     parser.add_argument("--config", metavar="PATH", help="YAML file over the shipped defaults")
     parser.add_argument("--import", dest="module", metavar="MODULE", help="import this first: it registers your own")
+    parser.add_argument("--resume", nargs="?", const="", metavar="PATH",
+                        help="train, benchmark: go on with the run at PATH, or with the newest one of model_dir")
     parser.add_argument("--json", metavar="PATH", help="profile: write the table to this file too")
     parser.add_argument("--version", action="version", version=f"xrl {xrl.__version__}")
     return parser
@@ -73,6 +80,12 @@ def _import_user_module(name: str | None) -> None:
 def _run(arguments: argparse.Namespace) -> None:
     if arguments.json is not None and arguments.command != "profile":
         raise ConfigError(f"command line: --json: {arguments.command} writes no table; use it with profile")
+    if arguments.command == "checkpoints":
+        print(load("xrl.runners.resume:describe_checkpoints")(_only_path(arguments)))
+        return
+    if arguments.resume is not None:
+        _resume(arguments)
+        return
     resolved = load_config(arguments.method, arguments.env, arguments.env_id, arguments.config, arguments.overrides)
     if arguments.command == "config":
         print(describe(resolved.config, resolved.origins))
@@ -82,6 +95,36 @@ def _run(arguments: argparse.Namespace) -> None:
         runner.profile(arguments.json)
     else:
         runner.run(mode=arguments.command)
+
+
+def _only_path(arguments: argparse.Namespace) -> str:
+    words = arguments.overrides
+    if len(words) != 1:
+        what = {"checkpoints": "a run or a folder of runs", "replay-crash": "the crash folder that the error named"}
+        raise ConfigError(f"command line: {arguments.command}: needs one PATH, {what[arguments.command]}, and got "
+                          f"{len(words)}")
+    return str(words[0])
+
+
+def _replay_crash(arguments: argparse.Namespace) -> int:
+    report = load("xrl.agents.crash:replay_crash")(_only_path(arguments))
+    print(report)
+    return 0 if report.reproduced else 1
+
+
+def _resume(arguments: argparse.Namespace) -> None:
+    """The run itself knows its configuration; what is said here is compared with it."""
+    if arguments.command not in ("train", "benchmark"):
+        raise ConfigError(f"command line: --resume: {arguments.command} trains nothing; use it with train or benchmark")
+    if arguments.config is not None:
+        raise ConfigError("command line: --config: a run that is resumed has a configuration of its own; give single "
+                          "keys as key=value")
+    place, overrides = arguments.resume, list(arguments.overrides)
+    if "=" in place and not os.path.exists(place):  # `--resume running_steps=1e6` names no place
+        place, overrides = "", [place, *overrides]
+    load("xrl.runners.runner:resume_run")(
+        place or None, arguments.command, method=arguments.method, env=arguments.env, env_id=arguments.env_id,
+        overrides=overrides)
 
 
 if __name__ == "__main__":

@@ -107,6 +107,12 @@ class Recorder(Callback):
     def on_evaluation(self, agent: Agent, evaluation: Any) -> None:
         self._note("evaluation", agent, evaluation)
 
+    def on_failure(self, agent: Agent, failure: Any) -> None:
+        self._note("failure", agent, failure)
+
+    def on_pause(self, agent: Agent) -> None:
+        self._note("pause", agent)
+
     def on_train_end(self, agent: Agent) -> None:
         self._note("train_end", agent)
 
@@ -175,3 +181,11 @@ def records(path: Path) -> list[dict[str, Any]]:
 def untimed(path: Path) -> list[dict[str, Any]]:
     """The records of a metrics.jsonl without what depends on the clock."""
     return [{key: value for key, value in record.items() if not key.startswith("time/")} for record in records(path)]
+
+
+def stored_rows(replay):
+    """Every row that a replay holds, oldest first: entry -> (rows, E, *shape)."""
+    segments = replay._stored
+    envs = np.arange(replay._num_envs)
+    numbers = np.arange(segments.end - len(replay) // len(envs), segments.end)
+    return segments.gather(np.repeat(numbers[:, None], len(envs), axis=1), envs)

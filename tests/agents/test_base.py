@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import signal
 from argparse import Namespace
 from pathlib import Path
@@ -17,7 +18,7 @@ from xrl.agents.base import select_device
 from xrl.agents.dreamer_v2 import DreamerV2Agent
 from xrl.common import get_configs
 from xrl.common.callback import Callback, Episode
-from xrl.common.checkpoint import load_tensors
+from xrl.common.files import load_tensors
 from xrl.common.config import as_config, load_config
 from xrl.common.errors import ConfigError, EnvironmentFault, NumericalError
 from xrl.common.run_folder import INTERRUPTED_MODEL, LAST_GOOD_MODEL
@@ -154,8 +155,8 @@ def test_the_first_interrupt_waits_for_the_step_and_saves(workshop, watched, cap
     watched.trouble, watched.trouble_at = interrupt, 45
     with pytest.raises(KeyboardInterrupt):
         agent.train(100)
-    assert agent.agent_steps == 45 and recorder.events[-2][:2] == ("step", 45)
-    assert recorder.events[-1][0] == "train_end"
+    assert agent.agent_steps == 45 and recorder.events[-3][:2] == ("step", 45)
+    assert [event[0] for event in recorder.events[-2:]] == ["pause", "train_end"]
     assert f"saved {agent.folder / INTERRUPTED_MODEL}" in capsys.readouterr().err
     fresh = workshop.agent()
     fresh.load_model(agent.folder / INTERRUPTED_MODEL)
@@ -254,13 +255,18 @@ def test_a_poisoned_weight_is_named_and_never_saved_as_good(workshop, name, loss
     (lambda env, result: (np.zeros(3, np.float32), *result[1:]), r"step returned.*\(3,\)"),
     (lambda env, result: 1 / 0, "step raised ZeroDivisionError"),
 ])
-def test_an_environment_at_fault_is_named_and_nothing_is_saved(workshop, watched, trouble, message):
+def test_a_failing_environment_is_restarted_and_named_until_it_is_too_much(workshop, watched, capsys, trouble, message):
+    """At the end of a step: everything is whole then, so that a run's checkpointer can save it."""
+    recorder = Recorder()
     watched.trouble, watched.trouble_at = trouble, 30
-    agent, handler = workshop.agent(env_id="broken-v0", parallels=2), signal.getsignal(signal.SIGINT)
-    with pytest.raises(EnvironmentFault, match=rf"^environment 0 \(watched/broken-v0\): {message}"):
+    agent = workshop.agent([recorder], env_id="broken-v0", parallels=2, max_env_failures=2)
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(EnvironmentFault, match=rf"4 failures .*max_env_failures: 2.*(?s:.)*{message}"):
         agent.train(100)
-    assert list(agent.folder.glob("*.pth*")) == []
-    assert agent.agent_steps == 2 * 29 and signal.getsignal(signal.SIGINT) is handler
+    told = capsys.readouterr().err
+    assert re.search(rf"environment 0 failed and was restarted \(\d of at most 2\).*\n.*{message}", told)
+    assert [len(recorder.named(event)) for event in ("failure", "pause", "train_end")] == [4, 1, 1]
+    assert agent.row.is_first.all() and signal.getsignal(signal.SIGINT) is handler
 
 
 def test_a_bare_name_is_a_file_of_the_run_and_a_path_a_path(workshop, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
-from tests.agents.examples import Recorder, same, untimed, weights
+from tests.agents.examples import Recorder, same, stored_rows, untimed, weights
 from xrl.common.callback import Callback
 from xrl.common.errors import ConfigError
 from xrl.common.row import Row
@@ -69,7 +69,7 @@ def test_random_actions_end_with_fresh_episodes_for_the_policy(workshop, watched
     recorder = Recorder()
     agent = workshop.agent([recorder], parallels=2, start_training=20, env_kwargs={"length": 16})
     agent.train_until(30)
-    stored = agent.replay.state_dict()
+    stored = stored_rows(agent.replay)
     assert stored["is_first"].tolist() == [[row in (0, 11)] * 2 for row in range(17)]  # 2 x 10 steps, then 2 x 5
     assert not stored["is_last"].any()
     assert [made.resets for made in watched.made[:2]] == [2, 2]
@@ -81,7 +81,7 @@ def test_random_actions_end_with_fresh_episodes_for_the_policy(workshop, watched
 def test_the_replay_holds_what_happened(workshop, watched):
     agent = workshop.agent(start_training=20, env_kwargs={"length": 9})
     agent.train(50)
-    stored = agent.replay.state_dict()
+    stored = stored_rows(agent.replay)
     (made,) = watched.made
     arrivals = ~stored["is_first"][:, 0]
     assert stored["action"][arrivals, 0].argmax(-1).tolist() == [int(action) for action in made.actions]
@@ -215,7 +215,7 @@ def test_an_evaluation_touches_nothing(workshop, watched):
     training = watched.made[:2]
 
     def everything():
-        replay = {key: value.tobytes() for key, value in agent.replay.state_dict().items()}
+        replay = {key: value.tobytes() for key, value in stored_rows(agent.replay).items()}
         envs = [(made.steps, made.resets, made.np_random.bit_generator.state["state"]) for made in training]
         latent = (agent.state.deter.tolist(), agent.state.stoch.tolist())
         return replay, envs, latent, generators(agent), agent.counters, agent.scores.tolist(), agent.lengths.tolist()

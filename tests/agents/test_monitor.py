@@ -10,8 +10,10 @@ from types import SimpleNamespace
 import pytest
 
 from tests.agents.examples import Recorder, records
+from xrl.common import health
 from xrl.common.callback import Callback
 from xrl.common.errors import NumericalError
+from xrl.common.health import Flags
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 DOCUMENTED = set(re.findall(r"^\| `([\w/]+)` \|", PAGE.read_text(encoding="utf-8"), re.M))
@@ -77,7 +79,8 @@ def test_speed_is_frames_over_the_seconds_since_the_last_record(workshop, monkey
         def on_step(self, agent):
             now[0] += 0.5
 
-    agent = workshop.agent([Tick()], log_interval=10, env_kwargs={"length": 100}, **{"environment.action_repeat": 2})
+    agent = workshop.agent([Tick()], log_interval=10, start_training=100, env_kwargs={"length": 100},
+                           **{"environment.action_repeat": 2})
     monkeypatch.setattr("xrl.agents.monitor.time", SimpleNamespace(perf_counter=lambda: now[0]))
     for _ in range(2):
         now[0] += 1000
@@ -99,10 +102,26 @@ def test_evaluations_and_episodes(workshop):
         "eval/episodes": 4, "eval/return_std": (sum((score - mean) ** 2 for score in scores) / 4) ** 0.5})
 
 
-def test_where_the_device_is_asked_only_now_and_then_the_log_finds_what_is_not_finite(workshop, watched):
-    """As on a GPU: no check after the update; the means of the interval still name the loss, and the run stops."""
+class Late:
+    """An event of a device that is always behind: what it stands for has arrived only when it is waited for."""
+
+    def query(self):
+        return False
+
+    def synchronize(self):
+        pass
+
+
+@pytest.fixture
+def behind(monkeypatch):
+    monkeypatch.setattr(health, "_send", lambda flag: (flag, Late()))
+    monkeypatch.setattr(Flags, "LIMIT", 100)
+
+
+def test_where_the_device_is_asked_only_now_and_then_the_log_finds_what_is_not_finite(workshop, watched, behind):
+    """As on a GPU that is far behind: no check after the update; the log waits for it, and the run stops."""
     agent = workshop.agent(log_interval=10, train_every=2)
-    agent.updated = lambda metrics: (setattr(agent, "last_metrics", metrics), agent.notify("on_update", metrics))
+    agent.updated = lambda metrics: agent.notify("on_update", metrics)
     agent.train(40)
     watched.trouble = lambda env, result: (result[0], 3e38, *result[2:])
     with pytest.raises(NumericalError, match=r"model/reward_loss.*not finite.*saved as .*/last_good_model") as caught:
@@ -110,9 +129,9 @@ def test_where_the_device_is_asked_only_now_and_then_the_log_finds_what_is_not_f
     assert "no loss" not in str(caught.value) and agent.agent_steps in (50, 60, 70)  # not only in the end
 
 
-def test_without_a_log_in_between_the_end_of_training_finds_it(workshop, watched):
+def test_without_a_log_in_between_the_end_of_training_finds_it(workshop, watched, behind):
     agent = workshop.agent(log_interval=10_000, train_every=1)
-    agent.updated = lambda metrics: (setattr(agent, "last_metrics", metrics), agent.notify("on_update", metrics))
+    agent.updated = lambda metrics: agent.notify("on_update", metrics)
     agent.train(40)
     watched.trouble = lambda env, result: (result[0], 3e38, *result[2:])
     with pytest.raises(NumericalError, match=r"is not finite.*saved as .*last_good_model.pth"):

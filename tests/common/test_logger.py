@@ -16,8 +16,8 @@ FIRST = {"agent_steps": 5, "frames": 20, "updates": 1}
 SECOND = {"agent_steps": 10, "frames": 40, "updates": 2}
 
 
-def logger(kind, folder) -> Logger:
-    return Logger(kind, folder, project="my-project", name="my-run", config={"seed": 3})
+def logger(kind, folder, marks=None) -> Logger:
+    return Logger(kind, folder, project="my-project", name="my-run", config={"seed": 3}, marks=marks or {})
 
 
 def write_two(log: Logger) -> None:

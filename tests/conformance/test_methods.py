@@ -15,7 +15,7 @@ from gymnasium import spaces
 import xrl
 from tests.agents.examples import Recorder, same, tiny, untimed, watched_environments, weights
 from xrl.agents.base import Agent
-from xrl.common.checkpoint import read_metadata
+from xrl.common.files import read_metadata
 from xrl.common.config import as_config, load_config
 from xrl.common.config_keys import keys_of
 from xrl.common.registry import load

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
@@ -10,10 +13,34 @@ import numpy as np
 from gymnasium import spaces
 
 from xrl.configs.schemas.dreamer_v2 import DreamerV2Config
+from xrl.environment.vector import RowEnvs, make_vector
+from xrl.environment.wrappers import CanonicalEnv
 
 
 def config(env_name: str, env_id: str = "any-v0", **keys: Any) -> DreamerV2Config:
     return DreamerV2Config(method="DreamerV2", env_name=env_name, env_id=env_id, **keys)
+
+
+@dataclass(frozen=True)
+class Each:
+    """What make_vector builds environment i from: ``make(seed)``, or ``make()`` where the seed is of no interest."""
+
+    index: int
+    make: Callable[..., gymnasium.Env]
+
+    @property
+    def label(self) -> str:
+        return f"environment {self.index} (Mine/mine-v0)"
+
+    def __call__(self, seed: int) -> CanonicalEnv:
+        takes_seed = "seed" in inspect.signature(self.make).parameters
+        return CanonicalEnv(self.make(seed=seed) if takes_seed else self.make(), self.label)
+
+
+def row_envs(asynchronous: bool, *makes: Callable[..., gymnasium.Env], timeout: float = 20.0) -> RowEnvs:
+    """Environment i, seeded i, is what ``makes[i]`` makes."""
+    factories, seeds = [Each(index, make) for index, make in enumerate(makes)], range(len(makes))
+    return RowEnvs(make_vector(factories, seeds, asynchronous, timeout), seeds)
 
 
 def one_hot(indices: list[int], size: int) -> np.ndarray:

@@ -15,6 +15,7 @@ from gymnasium.envs.classic_control import PendulumEnv
 
 from xrl.common.errors import ConfigError
 from xrl.environment import RawEnvironment, make_envs
+from xrl.environment.wrappers import RawAdapter
 
 from .examples import Numbered, Probe, config, one_hot
 
@@ -65,7 +66,7 @@ class MyDuck:
 def base(envs, index=0):
     """What the user wrote."""
     env = envs._vector.envs[index].unwrapped
-    return env._raw if hasattr(env, "_raw") else env
+    return env.raw if isinstance(env, RawAdapter) else env
 
 
 def test_a_raw_environment_receives_the_run_keys_its_seed_and_env_kwargs(registered):
@@ -97,7 +98,7 @@ def test_a_raw_environment_is_truncated_after_its_own_limit_and_closed(registere
 def test_infinite_action_bounds_warn_once_whatever_the_number_of_environments(registered):
     registered["Mine"] = MyRaw
     for vectorize in ("sync", "async"):
-        with pytest.warns(UserWarning, match="infinite bounds") as caught:
+        with pytest.warns(UserWarning, match=r"^environment 0 \(Mine/any-v0\): 1 action entries have inf") as caught:
             make_envs(config("Mine", parallels=3, vectorize=vectorize)).close()
         assert len(caught) == 1
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gc
-import os
-import signal
-import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,18 +12,16 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from xrl.common.errors import ConfigError, EnvironmentFault
 from xrl.environment.build import make_envs
-from xrl.environment.vector import RowEnvs, make_vector
+from xrl.environment.vector import RowEnvs
 from xrl.environment.wrappers import CanonicalEnv
 
-from .examples import Misbehaving, Numbered, Probe, config, one_hot
+from .examples import Misbehaving, Numbered, Probe, config, one_hot, row_envs
 
 BOTH = pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 
 
 def numbered_envs(asynchronous: bool, *lengths: tuple[int, ...]) -> RowEnvs:
-    factories = [lambda each=each, i=i: CanonicalEnv(Numbered(each), f"environment {i}")
-                 for i, each in enumerate(lengths)]
-    return RowEnvs(make_vector(factories, asynchronous), seeds=range(len(lengths)))
+    return row_envs(asynchronous, *(partial(Numbered, each) for each in lengths))
 
 
 @BOTH
@@ -105,103 +101,26 @@ def test_a_wrong_action_is_the_callers_fault_not_the_environments(asynchronous):
         assert not isinstance(caught.value, EnvironmentFault)
 
 
-@pytest.mark.parametrize(("how", "message"), [
-    ("nan", "step returned an observation whose 'vector' holds nan at flat index 1"),
-    ("shape", r"step returned an observation whose 'vector' is float32 of shape \(3,\)"),
-    ("dtype", "step returned an observation whose 'vector' is <U1"),
-    ("reward", "step returned a reward of inf"),
-    ("raise", "step raised ZeroDivisionError: 100 % 0"),
-    ("raise in reset", "reset raised KeyError: 'no level file'"),
-    ("four values", "step raised ValueError: not enough values to unpack"),
-])
 @BOTH
-def test_a_fault_names_environment_id_and_cause(asynchronous, how, message, recwarn):
-    factories = [lambda: CanonicalEnv(_Good(), "environment 0 (Mine/mine-v0)"),
-                 lambda: CanonicalEnv(Misbehaving(how), "environment 1 (Mine/mine-v0)")]
-    envs = RowEnvs(make_vector(factories, asynchronous), [0, 1])
-    with pytest.raises(EnvironmentFault, match=rf"environment 1 \(Mine/mine-v0\): {message}") as caught:
+def test_the_first_reset_is_fatal_and_names_environment_id_and_cause(asynchronous):
+    envs = row_envs(asynchronous, partial(Misbehaving, "never"), partial(Misbehaving, "raise in reset"))
+    with envs, pytest.raises(EnvironmentFault, match=r"environment 1 .*: reset raised KeyError: 'no l") as told:
         envs.reset()
-        for _ in range(3):
-            envs.step(one_hot([0, 0], 2))
-    assert caught.value.__cause__ is not None
-    if asynchronous and how == "raise":
-        assert 'raise ZeroDivisionError("100 % 0")' in str(caught.value.__cause__)
-    _closes_quickly(envs)
-    assert not [warning for warning in recwarn if "Worker" in str(warning.message)]
-
-
-class _Good(Misbehaving):
-    def __init__(self) -> None:
-        super().__init__("never")
-
-    def reset(self, *, seed=None, options=None):
-        self.steps = -1000
-        return super().reset(seed=seed)
-
-
-def _closes_quickly(envs: RowEnvs) -> None:
-    workers = envs._vector.processes if hasattr(envs._vector, "processes") else []
-    start = time.monotonic()
-    envs.close()
-    envs.close()
-    assert time.monotonic() - start < 1.5
-    assert not any(worker.is_alive() for worker in workers)
+    assert told.value.__cause__ is not None
+    if asynchronous:
+        assert 'raise KeyError("no level file")' in str(told.value.__cause__)
 
 
 def test_of_several_faults_the_first_environments_is_told():
-    factories = [lambda label=f"environment {i}": CanonicalEnv(Misbehaving("nan"), label) for i in range(3)]
-    envs = RowEnvs(make_vector(factories, asynchronous=True), [0, 1, 2])
-    envs.reset()
-    with pytest.raises(EnvironmentFault, match="environment 0"):
-        for _ in range(3):
-            envs.step(one_hot([0, 0, 0], 2))
-    _closes_quickly(envs)
-
-
-def test_a_worker_that_dies_is_a_fault():
-    factories = [lambda: CanonicalEnv(_Good(), "environment 0"),
-                 lambda: CanonicalEnv(Misbehaving("exit"), "environment 1")]
-    envs = RowEnvs(make_vector(factories, asynchronous=True), [0, 1])
-    envs.reset()
-    with pytest.raises(EnvironmentFault, match="ended without a word"):
-        for _ in range(3):
-            envs.step(one_hot([0, 0], 2))
-    _closes_quickly(envs)
-
-
-class _Slow(Probe):
-    def step(self, action):
-        time.sleep(60)
-        return super().step(action)
-
-
-def test_closing_in_the_middle_of_a_step_does_not_wait_for_it(monkeypatch):
-    monkeypatch.setattr("xrl.environment.vector._PATIENCE", 0.1)
-    vector = make_vector([lambda: CanonicalEnv(_Slow(), "environment 0")], asynchronous=True)
-    vector.reset()
-    vector.step_async(one_hot([0], 2))
-    start = time.monotonic()
-    vector.close()
-    assert time.monotonic() - start < 5 and not vector.processes[0].is_alive()
-
-
-def test_workers_leave_ctrl_c_to_the_run(registered):
-    registered["Mine"] = Probe
-    with make_envs(config("Mine", vectorize="async", parallels=2)) as envs:
+    envs = row_envs(True, *3 * [partial(Misbehaving, "raise in reset")])
+    with envs, pytest.raises(EnvironmentFault, match="environment 0"):
         envs.reset()
-        for worker in envs._vector.processes:
-            os.kill(worker.pid, signal.SIGINT)
-        time.sleep(0.05)
-        assert envs.step(one_hot([0, 0], 2)).reward.tolist() == [1, 1]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @BOTH
 def test_environments_of_different_spaces_are_refused(asynchronous):
-    factories = [lambda: CanonicalEnv(Probe(), "environment 0"),
-                 lambda: CanonicalEnv(Probe(spaces.Discrete(3)), "environment 1")]
     with pytest.raises(ConfigError, match="same spaces"):
-        make_vector(factories, asynchronous)
+        row_envs(asynchronous, Probe, lambda: Probe(spaces.Discrete(3)))
     gc.collect()
 
 

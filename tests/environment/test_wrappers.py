@@ -75,7 +75,7 @@ def test_render_and_close_are_optional_and_their_errors_are_faults():
     def fail():
         raise OSError("no display")
 
-    env.unwrapped._raw.render = env.unwrapped._raw.close = fail
+    env.unwrapped.raw.render = env.unwrapped.raw.close = fail
     for method in (env.render, env.close):
         with pytest.raises(EnvironmentFault, match=f"{method.__name__} raised OSError: no display"):
             method()

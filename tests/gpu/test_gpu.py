@@ -8,6 +8,8 @@ import torch
 
 from tests.builders import BOTH, CONTINUOUS, DISCRETE, VECTOR, random_row, tiny_config
 from xrl.common.accelerate import Captured, Feed
+from xrl.common.errors import NumericalError
+from xrl.common.health import Flags
 from xrl.learners.dreamer_v2 import DreamerV2Learner
 from xrl.policies.dreamer_v2 import DreamerV2Policy
 
@@ -22,7 +24,7 @@ def trained(updates=8, obs=VECTOR, action=DISCRETE, **changes):
     learner = DreamerV2Learner(policy, config, torch.Generator("cuda").manual_seed(1))
     for seed in range(updates):
         metrics = learner.update(random_row(obs=obs, action=action, seed=seed))
-    learner.check(metrics)
+    learner.check()
     return learner, {name: value.item() for name, value in metrics.items()}
 
 
@@ -67,6 +69,51 @@ def test_the_feed_never_mixes_batches():
         batch = feed({"image": np.full((50, 16, 64, 64, 1), n, np.uint8)})
         sums.append(batch["image"].double().mean())
     assert [value.item() for value in sums] == list(range(20))
+
+
+def bad_row(obs=VECTOR, action=DISCRETE):
+    row = random_row(obs=obs, action=action, seed=99)
+    row.reward[2, 1] = np.nan
+    return row
+
+
+@pytest.mark.parametrize("graph", ["auto", "off"])
+def test_a_bad_update_is_found_late_changes_nothing_and_runs_again(graph):
+    changes = {"cuda_graph": graph, "world_model.reward_transform": "identity"}
+    learner, _ = trained(**changes)
+    before = {name: value.clone() for name, value in learner.policy.state_dict().items()}
+    learner.update(bad_row())
+    with pytest.raises(NumericalError, match=r"^update 9: model/reward_loss"):
+        for seed in range(10):
+            learner.update(random_row(seed=seed))
+    assert learner.updates <= 9 + Flags.LIMIT
+    assert all(torch.equal(value, before[name]) for name, value in learner.policy.state_dict().items())
+    found = learner.postmortem
+    assert found.stage == "model" and found.data == ("reward",)
+    fresh, _ = trained(updates=1, **{**changes, "cuda_graph": "off"})
+    fresh.policy.load_state_dict(learner.policy.state_dict())
+    fresh.load_state_dict(learner.state_dict())
+    again = fresh.rerun(found.update, found.stage, {name: value.cpu() for name, value in found.tensors.items()})
+    assert again.stage == "model" and again.parameter == found.parameter
+    for name in ("model/vector_loss", "model/kl", "actor/loss", "critic/loss"):
+        assert again.metrics[name] == pytest.approx(found.metrics[name], rel=1e-4, abs=1e-4, nan_ok=True)
+
+
+def test_a_bad_behaviour_step_starts_again_where_it_started():
+    learner, _ = trained()
+    with torch.no_grad():
+        learner.critic.mlp[0].weight[0, 0] = torch.inf
+    learner.update(random_row(seed=20))
+    learner.update(random_row(seed=21))
+    with pytest.raises(NumericalError, match=r"^update 9: critic/loss"):
+        learner.check()
+    found = learner.postmortem
+    fresh, _ = trained(updates=1, cuda_graph="off")
+    fresh.policy.load_state_dict(learner.policy.state_dict())
+    fresh.load_state_dict(learner.state_dict())
+    again = fresh.rerun(found.update, found.stage, {name: value.cpu() for name, value in found.tensors.items()})
+    assert found.stage == again.stage == "behaviour"
+    assert again.metrics["actor/loss"] == pytest.approx(found.metrics["actor/loss"], rel=1e-4, abs=1e-4)
 
 
 def test_compiled_equals_eager():

@@ -16,9 +16,12 @@ from xrl.world_models import latents
 
 
 class Generator:
-    """No device but a real one has a generator; the learner only hands it on."""
+    """No device but a real one has a generator; the learner only hands it on, and notes its state."""
 
     device = torch.device("meta")
+
+    def get_state(self):
+        return torch.zeros(16, dtype=torch.uint8)
 
 
 @pytest.fixture

@@ -107,8 +107,8 @@ def run(learner, batch, slack: float) -> Update:
     for network, optimizer in zip(NETWORKS, (learner.model_opt, learner.actor_opt, learner.critic_opt), strict=True):
         def keep(_, grads, *rest, network=network, optimizer=optimizer):
             seen["grads"][network] = {name: grad.clone() for name, grad in zip(optimizer.names, grads, strict=True)}
-            seen.setdefault("imagined_with", state_of(learner))  # the model's step comes first
-        watch(optimizer, "step", keep)
+        watch(optimizer, "gather", keep)
+    watch(learner, "model_step", lambda *_: seen.update(imagined_with=state_of(learner)))
     watch(learner, "model_loss", lambda result, *_: seen.update(post=result[1]))
     watch(learner, "imagine", lambda dream, *_: seen.update(dream=dream))
     losses = learner.step(batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections import Counter
 from dataclasses import fields
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xrl.common.errors import ConfigError, EnvironmentFault, ModelFileError
+from xrl.common.errors import CheckpointError, ConfigError, EnvironmentFault
 from xrl.common.row import ActionSpec, ObsSpec, Row
 from xrl.memory import SequenceReplay
 
@@ -19,9 +20,9 @@ ACTION = ActionSpec("discrete", 3)
 FLAGS = ("is_first", "is_last", "is_terminal")
 
 
-def make_replay(num_envs=1, capacity=20, seq_len=3, sampling="steps", min_length=1, prioritize_ends=False):
+def make_replay(num_envs=1, capacity=20, seq_len=3, sampling="steps", min_length=1, prioritize_ends=False, **storage):
     return SequenceReplay(OBS, ACTION, num_envs=num_envs, capacity=capacity, seq_len=seq_len, sampling=sampling,
-                          min_length=min_length, prioritize_ends=prioritize_ends)
+                          min_length=min_length, prioritize_ends=prioritize_ends, **storage)
 
 
 def make_row(number: int, flags: list[str]) -> Row:
@@ -169,12 +170,12 @@ def windows_by_search(streams: list[str], oldest: int, seq_len: int, min_length:
 
 def test_sampling_leaves_the_stored_rows_as_they_are():
     replay = make_replay(seq_len=3)
-    fill(replay, "f.....")
-    before = {key: value.copy() for key, value in replay.state_dict().items()}
-    batch = replay.sample(50, np.random.default_rng(0))
-    batch.obs["screen"][:] = 9
-    for key, value in replay.state_dict().items():
-        np.testing.assert_array_equal(value, before[key])
+    rows = fill(replay, "f.....")
+    for seed in range(5):
+        batch = replay.sample(4, np.random.default_rng(seed))
+        for array in arrays(batch).values():
+            array[...] = 0
+    assert_windows_are_as_inserted(replay.sample(20, np.random.default_rng(9)), rows, 3)
 
 
 def test_steps_windows_cross_episode_ends_and_keep_the_flags_inside():
@@ -313,39 +314,109 @@ def test_bytes_are_known_beforehand_and_images_cost_one_byte_per_pixel():
     spec = {"image": ObsSpec("image", (64, 64, 1))}
     needed = SequenceReplay.nbytes_needed(spec, ActionSpec("discrete", 6), 1001, 4)
     assert needed == 1000 * (64 * 64 + 6 * 4 + 4 + 3)
-    replay = make_replay(num_envs=3, capacity=100)
-    assert replay.nbytes == SequenceReplay.nbytes_needed(OBS, ACTION, 100, 3) == 99 * (8 + 6 + 12 + 4 + 3)
+    assert SequenceReplay.nbytes_needed(OBS, ACTION, 100, 3) == 99 * (8 + 6 + 12 + 4 + 3)
 
 
 @pytest.mark.parametrize("sampling", ["steps", "episodes"])
 @pytest.mark.parametrize("stream", ["f...tf", "f....tf...f.....tf....tf...tf......"])
-def test_a_restored_replay_draws_and_goes_on_alike(sampling, stream):
-    original, restored = (make_replay(capacity=16, sampling=sampling, min_length=3) for _ in range(2))
-    fill(restored, "f..tf.....tf....tf..tf.........")  # what it held before must not matter
+@pytest.mark.parametrize(("before", "after"), [("disk", "disk"), ("memory", "memory"), ("disk", "memory")])
+def test_a_restored_replay_draws_and_goes_on_alike(tmp_path, sampling, stream, before, after):
+    def make(storage):
+        folder = tmp_path if storage == "disk" else None
+        return make_replay(capacity=16, sampling=sampling, min_length=3, folder=folder, keep_files=True, segment_rows=5)
+
+    original, restored = make(before), make(after)
     fill(original, stream)
-    restored.load_state_dict({key: value.copy() for key, value in original.state_dict().items()})
+    restored.load(original.save(tmp_path), tmp_path)
     for number in range(len(stream), len(stream) + 20):
-        assert restored.agent_steps == original.agent_steps and len(restored) == len(original)
-        ours, theirs = (arrays(replay.sample(8, np.random.default_rng(number))) for replay in (original, restored))
-        for name in ours:
-            np.testing.assert_array_equal(ours[name], theirs[name])
+        assert_alike(original, restored, number)
         for replay in (original, restored):
             replay.insert(make_row(number, ["f" if number % 6 == 0 else ""]))
 
 
-def test_a_state_that_does_not_fit_is_refused_and_changes_nothing():
-    replay = make_replay()
+def test_where_rows_are_kept_changes_nothing(tmp_path):
+    """Segments of every size, in memory and on disk, against one segment that holds everything."""
+    plain = make_replay(num_envs=2, capacity=26)
+    others = [make_replay(num_envs=2, capacity=26, folder=folder, segment_rows=rows)
+              for rows in (1, 2, 3, 7, 13, 40) for folder in (None, tmp_path / str(rows))]
+    for number in range(60):
+        row = make_row(number, ["f" if number % 5 == 0 else "", "f" if number % 7 == 0 else ""])
+        for replay in (plain, *others):
+            replay.insert(row)
+        for other in others if plain.ready else ():
+            assert_alike(plain, other, number)
+
+
+def test_files_of_forgotten_rows_go_unless_a_checkpoint_may_count_on_them(tmp_path):
+    for keep in (False, True):
+        folder = tmp_path / str(keep)
+        replay = make_replay(capacity=8, folder=folder, keep_files=keep, segment_rows=3)
+        fill(replay, "f" + "." * 29)
+        assert len(list(folder.iterdir())) == (9 if keep else 2)
+
+
+def test_a_checkpoint_writes_only_what_is_new(tmp_path):
+    replay = make_replay(capacity=100, segment_rows=10)
+    fill(replay, "f" + "." * 24)
+    first = replay.save(tmp_path)["files"]
+    stamps = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    for number in range(25, 30):
+        replay.insert(make_row(number, [""]))
+    second = replay.save(tmp_path)["files"]
+    assert second[:3] == first and [file["rows"] for file in second] == [10, 10, 5, 5]
+    assert all((tmp_path / name).stat().st_mtime_ns == stamp for name, stamp in stamps.items())
+    assert replay.save(tmp_path)["files"] == second, "nothing new, nothing written"
+
+
+def test_while_the_disk_is_full_rows_stay_in_memory(tmp_path, monkeypatch, capsys):
+    plain, replay = make_replay(capacity=100), make_replay(capacity=100, folder=tmp_path, segment_rows=4)
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("xrl.memory.segments.write_arrays", full)
+    for number in range(20):
+        for each in (plain, replay):
+            each.insert(make_row(number, ["f" if number == 0 else ""]))
+    assert capsys.readouterr().err.count("No space left") == 1
+    assert list(tmp_path.iterdir()) == []
+    assert_alike(plain, replay, 1)
+    with pytest.raises(OSError, match="No space"):
+        replay.save(tmp_path)
+    monkeypatch.undo()
+    state = replay.save(tmp_path)
+    assert_alike(plain, replay, 2)
+    restored = make_replay(capacity=100, folder=tmp_path, segment_rows=4)
+    restored.load(state, tmp_path)
+    assert_alike(plain, restored, 3)
+
+
+def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(tmp_path):
+    replay = make_replay(segment_rows=2)
     fill(replay, "f....")
-    state = replay.state_dict()
-    lacking = {key: value for key, value in state.items() if key != "reward"}
-    with pytest.raises(ModelFileError, match="lacks reward"):
-        replay.load_state_dict(lacking)
+    state = replay.save(tmp_path)
     for other in (make_replay(capacity=30), make_replay(seq_len=4)):
-        with pytest.raises(ModelFileError, match="it was made with"):
-            other.load_state_dict(state)
+        with pytest.raises(CheckpointError, match="it was made with"):
+            other.load(state, tmp_path)
         assert len(other) == 0
-    with pytest.raises(ModelFileError, match=r"obs\.screen: expected uint8 of shape \(5, 1, 2, 3, 1\)"):
-        make_replay().load_state_dict(state | {"obs.screen": np.zeros((5, 1, 4, 4, 1), np.uint8)})
+    name = state["files"][1]["name"]
+    gap = [state["files"][0], state["files"][2]]
+    for broken, message in ((gap, "rows before number 4 are missing"),
+                            ([{**state["files"][0], "rows": 3}], r"of shape \[2, 1.*not .*\[3, 1")):
+        other = make_replay()
+        with pytest.raises(CheckpointError, match=message):
+            other.load({**state, "files": broken}, tmp_path)
+        assert len(other) == 0
+    (tmp_path / name).unlink()
+    with pytest.raises(CheckpointError, match=f"{name}: .*No such file"):
+        make_replay().load(state, tmp_path)
+
+
+def assert_alike(one: SequenceReplay, other: SequenceReplay, seed: int) -> None:
+    assert one.agent_steps == other.agent_steps and len(one) == len(other)
+    ours, theirs = (arrays(replay.sample(8, np.random.default_rng(seed))) for replay in (one, other))
+    for name in ours:
+        np.testing.assert_array_equal(ours[name], theirs[name])
 
 
 @pytest.mark.parametrize(("change", "message"), [

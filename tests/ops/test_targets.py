@@ -21,6 +21,14 @@ def test_copy_is_exact_and_stays_behind():
     assert not torch.equal(source.weight, target.weight)
 
 
+@pytest.mark.parametrize("when", [True, False])
+def test_copy_or_not_as_the_device_says(when):
+    source, target = nn.Linear(3, 2), nn.Linear(3, 2)
+    before = target.weight.detach().clone()
+    copy_parameters(source, target, torch.tensor(when))
+    assert torch.equal(target.weight, source.weight if when else before)
+
+
 def test_another_network_is_refused():
     with pytest.raises(ValueError):
         copy_parameters(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), nn.Linear(2, 2))

@@ -16,12 +16,13 @@ import pytest
 import xrl
 from tests.agents.examples import Recorder, records, same, weights
 from xrl.common.callback import Callback
-from xrl.common.checkpoint import load_tensors, read_metadata, save_tensors
+from xrl.common.files import load_tensors, read_metadata, save_tensors
 from xrl.common.config import load_config
 from xrl.common.errors import ConfigError, EnvironmentFault, ModelFileError
 from xrl.common.seeding import EVALUATION_SEED, TEST_SEED
 from xrl.runners.runner import CURVE, Runner, get_runner
 
+KEPT = {"checkpoints", "replay", ".lock"}
 CARTPOLE = {"method": "DreamerV2", "env": "classic_control", "env_id": "CartPole-v1"}
 
 
@@ -51,7 +52,7 @@ def test_run_as_the_readme_shows_it(tmp_path, monkeypatch, watched):
     assert folder.name.startswith("seed_1_") and list(tmp_path.iterdir()) == [tmp_path / "models"]
     names = {path.name for path in folder.iterdir()}
     (events,) = [name for name in names if name.startswith("events.out.tfevents")]
-    assert names == {"config.yaml", "metrics.jsonl", "best_model.pth", "final_train_model.pth", events}
+    assert names == {"config.yaml", "metrics.jsonl", "best_model.pth", "final_train_model.pth", events, *KEPT}
     assert load_config(config_path=folder / "config.yaml").config == runner.config
     assert read_metadata(folder / "final_train_model.pth")["counters"]["agent_steps"] == 200
     scores = xrl.get_runner(**CARTPOLE, is_test=True, device="cpu").run()
@@ -74,7 +75,7 @@ def test_the_best_evaluated_model_is_kept_and_an_equal_one_replaces_it(runner):
 
 def test_without_evaluations_there_is_only_the_final_model(runner):
     folder = runner(eval_interval=0).run()
-    assert {path.name for path in folder.iterdir()} == {"config.yaml", "metrics.jsonl", "final_train_model.pth"}
+    assert {path.name for path in folder.iterdir()} == {"config.yaml", "metrics.jsonl", "final_train_model.pth", *KEPT}
     assert not any("eval/return" in record for record in records(folder / "metrics.jsonl"))
 
 
@@ -259,8 +260,8 @@ def test_environments_are_closed_when_a_step_raises(runner, watched, when):
 
     watched.trouble = broken
     recorder = Recorder()
-    with pytest.raises(EnvironmentFault, match=r"environment 0 \(watched/any-v0\): step raised LookupError: lost"):
-        runner(callbacks=[recorder]).run()
+    with pytest.raises(EnvironmentFault, match=r"(?s)max_env_failures: 0.*environment 0 .*step raised LookupError: lost"):
+        runner(callbacks=[recorder], max_env_failures=0).run()
     assert_all_closed(watched)
     assert [event[0] for event in recorder.events[-2:]] == ["train_end", "finish"]
 
@@ -370,7 +371,7 @@ def wait_for(look, count, process):
 
 def test_log_dir_and_model_dir(runner, tmp_path):
     folder = runner(log_dir=str(tmp_path / "logs"), logger="tensorboard").run()
-    assert {path.name for path in folder.iterdir()} == {"config.yaml", "best_model.pth", "final_train_model.pth"}
+    assert {path.name for path in folder.iterdir()} == {"config.yaml", "best_model.pth", "final_train_model.pth", *KEPT}
     logs = tmp_path / "logs/DreamerV2/any-v0" / folder.name
     assert {path.name.split(".")[0] for path in logs.iterdir()} == {"metrics", "events"}
 

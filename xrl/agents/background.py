@@ -30,7 +30,7 @@ class BackgroundLearner(Generic[Policy]):
         self.acting = copy.deepcopy(policy).requires_grad_(False)
         self._policy, self._learner = policy, learner
         self._running: Future[dict[str, Tensor]] | None = None
-        self.updates_done = learner.updates
+        self.updates_begun = learner.updates  # not those done: when one is waited for is a matter of timing
         self._device = next(policy.parameters()).device
         self._thread: ThreadPoolExecutor | None = None
         # So that acting need not queue behind an update.
@@ -43,6 +43,7 @@ class BackgroundLearner(Generic[Policy]):
         if self._thread is None:
             on_device = partial(torch.cuda.set_device, self._device) if self._stream is not None else None
             self._thread = ThreadPoolExecutor(1, "learner", on_device)
+        self.updates_begun += 1
         self._running = self._thread.submit(self._learner.update, batch)
 
     def finish(self) -> dict[str, Tensor] | None:
@@ -51,9 +52,7 @@ class BackgroundLearner(Generic[Policy]):
             return None
         wait([self._running])  # an interrupt while waiting leaves it to be waited for again
         running, self._running = self._running, None
-        metrics = running.result()
-        self.updates_done = self._learner.updates
-        return metrics
+        return running.result()
 
     def hand_over(self) -> None:
         """The acting copy becomes equal to the policy."""

@@ -14,17 +14,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xrl.agents.evaluation import play
+from xrl.agents.checkpointing import Checkpointer
+from xrl.agents.crash import save_what_is_left
+from xrl.agents.evaluation import check_failures, play
 from xrl.agents.model_file import load_model_file, save_model_file
 from xrl.agents.monitor import MetricLog, Progress
 from xrl.common.accelerate import keep_memory
 from xrl.common.callback import Callback, Episode, Evaluation
-from xrl.common.config import as_config, save_config
-from xrl.common.errors import ConfigError, NumericalError
-from xrl.common.interrupt import Interrupt, OrderlyInterrupt, deferred_interrupt
+from xrl.common.config import as_config
+from xrl.common.errors import ConfigError, EnvironmentFault, NumericalError
+from xrl.common.interrupt import Interrupt, OrderlyStop, deferred_interrupt
 from xrl.common.row import Row
-from xrl.common.run_folder import INTERRUPTED_MODEL, LAST_GOOD_MODEL, find_model, new_run_folder
+from xrl.common.run_folder import INTERRUPTED_MODEL, find_model, new_run_folder
 from xrl.common.seeding import EVALUATION_SEED, numpy_generator, seed_everything, torch_generator
+from xrl.common.state import global_generators, numpy_state, restore_global_generators
 from xrl.configs.schemas.base import RunConfig
 from xrl.environment import RowEnvs, make_envs
 from xrl.learners.base import Learner
@@ -59,12 +62,13 @@ class Agent(ABC, Generic[Config]):
             torch.cuda.set_device(self.device)
         self.callbacks: list[Callback] = [MetricLog(), Progress(), *callbacks]
         self.agent_steps = 0
+        self.pretraining = False  # the environments wait for updates that come before the policy first acts
         self.row: Row | None = None
         self.state: Any = None
-        self.last_metrics: dict[str, Tensor] = {}
         self.scores = np.zeros(envs.num_envs)
         self.lengths = np.zeros(envs.num_envs, dtype=np.int64)
         self.interrupt = Interrupt()
+        self.keeps_checkpoints = any(isinstance(callback, Checkpointer) for callback in callbacks)
         self._folder: Path | None = None
         seed_everything(self.config.seed)
         self.rng = numpy_generator(self.config.seed, "memory and random actions")
@@ -118,23 +122,27 @@ class Agent(ABC, Generic[Config]):
         """Train for ``train_steps`` x parallels agent steps, from wherever the agent stands; call it again to go on.
 
         Raises:
-            KeyboardInterrupt: after Ctrl-C, when the step under way is done and a model is saved.
+            KeyboardInterrupt, SystemExit: after Ctrl-C, or SIGTERM and SIGUSR1, when the step under way is done and a
+                model is saved.
             NumericalError: a loss is not finite; the weights from before it are saved.
+            EnvironmentFault: environments failed more than ``max_env_failures`` times.
         """
         self.train_until(self.agent_steps + train_steps * self.envs.num_envs)
 
     def train_until(self, target: int) -> None:
         """Train until ``agent_steps`` reaches ``target``; the last step may pass it by parallels - 1."""
         try:
-            with self._saving(), deferred_interrupt() as self.interrupt:
+            with deferred_interrupt() as self.interrupt, self._saving():
                 if self.row is None:
                     self.restart_episodes()
                 self.notify("on_train_begin", target)
-                while self.agent_steps < target:
+                while self.agent_steps < target or self.pretraining:
                     self.step()
+                    check_failures(self.envs, self.config.max_env_failures)
                     self.interrupt.raise_if_pending()
                 self.settle()
-                self.learner.check(self.last_metrics)
+                self.learner.check()
+                self.notify("on_pause")
                 if self.updates == 0:
                     print(f"no update was made in {self.agent_steps} agent steps: learning begins after "
                           f"start_training = {self.config.start_training}", file=sys.stderr)
@@ -144,6 +152,8 @@ class Agent(ABC, Generic[Config]):
     def step(self) -> None:
         """One step of every environment, and whatever learning is due."""
         self.row = row = self.envs.step(self.training_action())
+        for failure in self.envs.failed:
+            self.notify("on_failure", failure)
         new_steps = int((~row.is_first).sum())
         self.agent_steps += new_steps
         self.observe(row)
@@ -168,9 +178,8 @@ class Agent(ABC, Generic[Config]):
     def updated(self, metrics: dict[str, Tensor]) -> None:
         """For methods: one update is done. On a CPU its health is checked at once, which costs nothing there;
         on a GPU whenever the log is written and in the end (a bad update leaves the weights as they were)."""
-        self.last_metrics = metrics
         if self.device.type == "cpu":
-            self.learner.check(metrics)
+            self.learner.check()
         self.notify("on_update", metrics)
 
     def notify(self, event: str, *arguments: Any) -> None:
@@ -179,20 +188,23 @@ class Agent(ABC, Generic[Config]):
 
     @contextmanager
     def _saving(self) -> Iterator[None]:
-        """On Ctrl-C and on a numerical error, save before the exception goes on."""
+        """On a signal and on a numerical error, save before the exception goes on."""
         try:
             yield
-        except OrderlyInterrupt:  # not one in the middle of an update, whose weights may be of two minds
+        except OrderlyStop:  # not a Ctrl-C in the middle of an update, whose weights may be of two minds
             with suppress(NumericalError):  # an update under way may fail now; it changes nothing then
                 self.settle()
+            self.notify("on_pause")
             print(f"interrupted; saved {self.save_model(INTERRUPTED_MODEL)}", file=sys.stderr)
+            raise
+        except EnvironmentFault:
+            if self.envs.failed:  # too many failures, noticed at the end of a step: everything is whole
+                self.notify("on_pause")
             raise
         except NumericalError as error:
             with suppress(NumericalError):
                 self.settle()
-            good = all(bool(parameter.isfinite().all()) for parameter in self.policy.parameters())
-            kept = f"saved as {self.save_model(LAST_GOOD_MODEL)}" if good else "not saved: its weights are not finite"
-            raise NumericalError(f"{error}; {kept}") from error
+            raise NumericalError(f"{error}; {save_what_is_left(self)}") from error
 
     # Evaluation ------------------------------------------------------------------------------------------------
 
@@ -209,7 +221,7 @@ class Agent(ABC, Generic[Config]):
         generator = torch_generator(self.config.seed + seed_offset, "evaluation", self.device)
         with make_envs(self.config, seed_offset=seed_offset, parallels=side_by_side, render_mode=render_mode) as envs:
             return play(self.act, self.initial_state(side_by_side), envs, episodes, generator,
-                        self.interrupt.raise_if_pending)
+                        self.interrupt.raise_if_pending, self.config.max_env_failures)
 
     def test(self, episodes: int | None = None) -> list[float]:
         """Evaluate without a runner: the raw returns of ``episodes`` (default: test_episode) episodes."""
@@ -224,8 +236,12 @@ class Agent(ABC, Generic[Config]):
         """The run folder, made and given its config.yaml when first asked for."""
         if self._folder is None:
             self._folder = new_run_folder(self.config)
-            save_config(self.config, self._folder / "config.yaml")
         return self._folder
+
+    @folder.setter
+    def folder(self, folder: Path) -> None:
+        """Go on in the folder of an earlier run."""
+        self._folder = folder
 
     def save_model(self, name: str) -> Path:
         """Write weights, optimisers, counters and config; a bare name goes into the run folder. Returns the path."""
@@ -257,6 +273,37 @@ class Agent(ABC, Generic[Config]):
         self.policy.load_state_dict(state["policy"])
         self.learner.load_state_dict(state["learner"])
         self.generator.set_state(state["generator"].cpu())
+
+    def run_state(self) -> dict[str, Any]:
+        """Everything that decides the future of a run, at the end of a step: see ``xrl.common.state``."""
+        assert self.row is not None
+        return {
+            "agent": self.state_dict(), "row": vars(self.row), "rng": numpy_state(self.rng),
+            "scores": self.scores, "lengths": self.lengths, "generators": global_generators(),
+            "envs": self.envs.get_state(),
+            "callbacks": {name: callback.state_dict(self) for name, callback in self._named_callbacks()}}
+
+    def load_run_state(self, state: dict[str, Any]) -> None:
+        """Go on from a ``run_state``. Where environments could not be saved, their episodes end here, cut."""
+        self.load_state_dict(state["agent"])
+        self.rng.bit_generator.state = state["rng"]
+        for name, callback in self._named_callbacks():
+            callback.load_state_dict(self, state["callbacks"].get(name, {}))
+        if state["envs"] is not None:
+            self.envs.set_state(state["envs"])
+            self.row = Row(**state["row"])
+            self.scores, self.lengths = state["scores"], state["lengths"]
+        else:
+            self.envs.reseed(self.agent_steps)
+        restore_global_generators(state["generators"])
+
+    def _named_callbacks(self) -> list[tuple[str, Callback]]:
+        """Each under the name of its class, and a number where there are several."""
+        names: list[str] = []
+        for callback in self.callbacks:
+            kind = type(callback).__name__
+            names.append(kind if kind not in names else f"{kind}_{len(names)}")
+        return list(zip(names, self.callbacks, strict=True))
 
     def finish(self) -> None:
         """Close the log. The environments stay with whoever opened them."""

@@ -18,13 +18,14 @@ from xrl.agents.background import BackgroundLearner
 from xrl.agents.base import Agent
 from xrl.common.accelerate import Feed, captured
 from xrl.common.callback import Callback
+from xrl.common.checkpoint import REPLAY
 from xrl.common.row import Row
 from xrl.common.schedule import Every
 from xrl.common.seeding import torch_generator
 from xrl.configs.schemas.dreamer_v2 import DreamerV2Config
 from xrl.environment import RowEnvs
 from xrl.learners.dreamer_v2 import Batch, DreamerV2Learner
-from xrl.memory import SequenceReplay, check_fits
+from xrl.memory import SequenceReplay, check_disk, check_fits
 from xrl.policies.dreamer_v2 import DreamerV2Policy
 from xrl.world_models.rssm import State
 
@@ -107,16 +108,23 @@ class DreamerV2Agent(Agent[DreamerV2Config]):
             return
         if self.replay.sampling_unfinished:
             self.say_once("replay: no episode of replay.min_length has ended yet; sampling the unfinished ones")
+        self.learning = True
         if not self.policy_acts:
-            for _ in range(self.config.pretrain):
-                self.learn()
-                self.interrupt.raise_if_pending()
+            self.pretraining = True
+
+    def step(self) -> None:
+        """One step of every environment, or one of the first updates, so that a run can stop between those as well."""
+        if not self.pretraining:
+            super().step()
+        elif self.updates < self.config.pretrain:
+            self.learn()
+            self.notify("on_pretrain")
+        else:
             self.settle()
             if self.background is not None:
                 self.background.hand_over()
-            self.policy_acts = True
+            self.policy_acts, self.pretraining = True, False
             self.restart_episodes()
-        self.learning = True
 
     def say_once(self, message: str) -> None:
         if message.partition(":")[0] not in self.said:
@@ -150,18 +158,23 @@ class DreamerV2Agent(Agent[DreamerV2Config]):
 
     @property
     def updates(self) -> int:
-        return self.learner.updates if self.background is None else self.background.updates_done
+        return self.learner.updates if self.background is None else self.background.updates_begun
 
     def make_replay(self) -> SequenceReplay:
         """Reserve the replay and say what it will take, before a long run finds out."""
         config, specs = self.config, (self.envs.obs_spec, self.envs.action_spec)
         needed = SequenceReplay.nbytes_needed(*specs, config.buffer_size, self.envs.num_envs)
-        check_fits(needed, config.buffer_size)
-        print(f"replay: {config.buffer_size:,} agent steps, up to {needed / 2**30:.3g} GiB", file=sys.stderr)
+        folder = self.folder / REPLAY if config.replay.storage == "disk" else None
+        if folder is not None:
+            check_disk(needed, config.buffer_size, folder)
+        else:
+            check_fits(needed, config.buffer_size)
+        print(f"replay: {config.buffer_size:,} agent steps, up to {needed / 2**30:.3g} GiB "
+              f"{'on disk' if folder is not None else 'of memory'}", file=sys.stderr)
         return SequenceReplay(
             *specs, num_envs=self.envs.num_envs, capacity=config.buffer_size, seq_len=config.seq_len,
             sampling=config.replay.sampling, min_length=config.replay.min_length,
-            prioritize_ends=config.replay.prioritize_ends)
+            prioritize_ends=config.replay.prioritize_ends, folder=folder, keep_files=self.keeps_checkpoints)
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"policy_acts": self.policy_acts}
@@ -175,8 +188,34 @@ class DreamerV2Agent(Agent[DreamerV2Config]):
         self.should_train = Every(self.config.train_every)
         self.batch_ahead = None
         if self.background is not None:
-            self.background.updates_done = self.learner.updates
+            self.background.updates_begun = self.learner.updates
             self.background.hand_over()
+
+    def run_state(self) -> dict[str, Any]:
+        assert self.replay is not None
+        state = super().run_state()
+        acting = None if self.background is None else self.background.acting.state_dict()
+        return state | {
+            "replay": self.replay.save(self.folder / REPLAY),
+            "latent": {"deter": self.state.deter, "stoch": self.state.stoch},
+            "should_train": self.should_train.state_dict(), "said": sorted(self.said), "pretraining": self.pretraining,
+            "learning": self.learning, "loaded_at": self.loaded_at, "acting": acting,
+            "batch_ahead": None if self.batch_ahead is None else self.batch_ahead._asdict()}
+
+    def load_run_state(self, state: dict[str, Any]) -> None:
+        super().load_run_state(state)
+        self.replay = self.make_replay()
+        self.replay.load(state["replay"], self.folder / REPLAY)
+        self.state = State(*(state["latent"][name].to(self.device) for name in ("deter", "stoch")))
+        self.should_train.load_state_dict(state["should_train"])
+        self.said, self.pretraining = set(state["said"]), state["pretraining"]
+        self.learning, self.loaded_at = state["learning"], state["loaded_at"]
+        if self.background is not None:
+            self.background.acting.load_state_dict(state["acting"])
+        if (ahead := state["batch_ahead"]) is not None:
+            tensors = {name: value.to(self.device) for name, value in ahead.items() if name != "obs"}
+            obs = {name: value.to(self.device) for name, value in ahead["obs"].items()}
+            self.batch_ahead = Batch(obs, **tensors)
 
     def finish(self) -> None:
         if self.background is not None:

@@ -10,19 +10,28 @@ import numpy as np
 import torch
 
 from xrl.common.callback import Evaluation
+from xrl.common.errors import EnvironmentFault
 from xrl.environment import RowEnvs
 
 # An environment without an end would hold an evaluation for ever.
 LONGEST_EPISODE = 27_000
 
 
+def check_failures(envs: RowEnvs, allowed: int) -> None:
+    """Raise EnvironmentFault, with the environment's own traceback, if the last step brought one failure too many."""
+    if envs.failed and envs.failures > allowed:
+        raise EnvironmentFault(f"{envs.failures} failures of environments are more than max_env_failures: {allowed}. "
+                               f"The last one:\n{envs.failed[-1].detail}")
+
+
 def play(act: Callable[..., tuple[np.ndarray, Any]], state: Any, envs: RowEnvs, episodes: int,
-         generator: torch.Generator, between_steps: Callable[[], None]) -> Evaluation:
+         generator: torch.Generator, between_steps: Callable[[], None], max_failures: int) -> Evaluation:
     """Play ``episodes`` whole episodes, spread evenly over the environments beforehand.
 
     Each environment plays a fixed number of episodes: counting whichever finish first would favour short ones.
     Where no limit is known, an episode longer than LONGEST_EPISODE agent steps counts with what it has, under a
-    warning.
+    warning. An episode whose environment fails does not count; it is played again. Raises EnvironmentFault after more
+    than ``max_failures`` of those.
     """
     quota = np.full(envs.num_envs, episodes // envs.num_envs)
     quota[:episodes % envs.num_envs] += 1
@@ -34,6 +43,7 @@ def play(act: Callable[..., tuple[np.ndarray, Any]], state: Any, envs: RowEnvs, 
         action, state = act(row, state, generator, explore=False)
         row = envs.step(action)
         between_steps()
+        check_failures(envs, max_failures)
         scores = np.where(row.is_first, 0.0, scores + row.reward)
         lengths = np.where(row.is_first, 0, lengths + 1)
         endless = (lengths >= longest) & ~row.is_last & (quota > 0)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from xrl.common.checkpoint import load_tensors, save_tensors
 from xrl.common.errors import ModelFileError
+from xrl.common.files import load_tensors, save_tensors
 
 if TYPE_CHECKING:
     from xrl.agents.base import Agent

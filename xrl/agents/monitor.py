@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections import deque
@@ -13,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from xrl.common.callback import Callback, Episode, Evaluation
-from xrl.common.logger import Logger
+from xrl.common.logger import Logger, cut_logs
 from xrl.common.run_folder import experiment_name
 
 if TYPE_CHECKING:
@@ -27,21 +28,24 @@ class MetricLog(Callback):
         self.logger: Logger | None = None
         self.names: list[str] = []
         self.pending: list[Tensor] = []
-        self.written_at = 0
+        self.written_at: int | None = None
         self.clock = (0.0, 0, 0)  # seconds, agent steps and updates at the last record
+        self.marks: dict[str, Any] = {}  # what the logger needs to know of an earlier process of this run
 
     def on_train_begin(self, agent: Agent[Any], target_steps: int) -> None:
         self.clock = (time.perf_counter(), agent.agent_steps, agent.updates)
-        self.written_at = agent.agent_steps
+        if self.written_at is None:
+            self.written_at = agent.agent_steps
 
     def on_update(self, agent: Agent[Any], metrics: dict[str, Tensor]) -> None:
         self.names = list(metrics)
         self.pending.append(torch.stack(list(metrics.values())))
 
     def on_step(self, agent: Agent[Any]) -> None:
-        if agent.agent_steps >= self.written_at + agent.config.log_interval:
+        if agent.agent_steps >= (self.written_at or 0) + agent.config.log_interval:
             agent.settle()
-            agent.learner.check(self.flush(agent))
+            self.flush(agent)
+            agent.learner.check()
 
     def on_episode_end(self, agent: Agent[Any], episode: Episode) -> None:
         self._write(agent, {"episode/return": episode.score, "episode/length": episode.length})
@@ -53,39 +57,61 @@ class MetricLog(Callback):
             "eval/return_max": max(scores), "eval/length": sum(evaluation.lengths) / len(scores),
             "eval/episodes": len(scores)})
 
+    def on_failure(self, agent: Agent[Any], failure: Any) -> None:
+        print(f"environment {failure.env} failed and was restarted ({agent.envs.failures} of at most "
+              f"{agent.config.max_env_failures}); its episode is cut:\n{failure.detail}", file=sys.stderr)
+        self._write(agent, {"env/failures": agent.envs.failures})
+
     def on_train_end(self, agent: Agent[Any]) -> None:
         if self.pending:
             self.flush(agent)
+
+    def state_dict(self, agent: Agent[Any]) -> dict[str, Any]:
+        return {"names": self.names, "pending": list(self.pending), "written_at": self.written_at,
+                "marks": self.marks if self.logger is None else self.logger.marks()}
+
+    def load_state_dict(self, agent: Agent[Any], state: dict[str, Any]) -> None:
+        """Cuts the log where the checkpoint was written."""
+        if state:
+            self.names, self.written_at, self.marks = state["names"], state["written_at"], state["marks"]
+            self.pending = [values.to(agent.device) for values in state["pending"]]
+        cut_logs(self._folder(agent), self.marks)
 
     def on_finish(self, agent: Agent[Any]) -> None:
         if self.logger is not None:
             self.logger.close()
             self.logger = None
 
-    def flush(self, agent: Agent[Any]) -> dict[str, Tensor]:
-        """Write what has gathered, and return its means: the one place where metrics leave the device."""
+    def flush(self, agent: Agent[Any]) -> None:
+        """Write the means of what has gathered: the one place where metrics leave the device. What is not finite,
+        of updates that were left out, does not count."""
         self.written_at = agent.agent_steps
-        means: dict[str, Tensor] = {}
+        record: dict[str, float] = {}
         if self.pending:
-            means = dict(zip(self.names, torch.stack(self.pending).mean(0).cpu(), strict=True))
+            values = torch.stack(self.pending)
+            finite = values.isfinite()
+            means = values.where(finite, 0.0).sum(0) / finite.sum(0)
+            record = {name: mean for name, mean in zip(self.names, means.tolist(), strict=True) if math.isfinite(mean)}
             self.pending = []
-        record = {name: float(mean) for name, mean in means.items()}
         now = (time.perf_counter(), agent.agent_steps, agent.updates)
         seconds, steps, updates = (new - old for new, old in zip(now, self.clock, strict=True))
         self.clock = now
         if seconds > 0:
             record |= {"time/fps": steps * agent.envs.action_repeat / seconds, "time/updates_per_s": updates / seconds}
         self._write(agent, record)
-        return means
 
     def _write(self, agent: Agent[Any], metrics: dict[str, float]) -> None:
         if self.logger is None:
             config = agent.config
-            folder = agent.folder if config.log_dir is None else (
-                Path(config.log_dir) / experiment_name(config) / agent.folder.name)
-            self.logger = Logger(config.logger, folder, project=config.project_name, name=agent.folder.name,
-                                 config=config.model_dump(mode="json"))
+            self.logger = Logger(config.logger, self._folder(agent), project=config.project_name,
+                                 name=agent.folder.name, config=config.model_dump(mode="json"), marks=self.marks)
         self.logger.write(metrics, agent.counters)
+
+    @staticmethod
+    def _folder(agent: Agent[Any]) -> Path:
+        log_dir = agent.config.log_dir
+        return agent.folder if log_dir is None else (
+            Path(log_dir) / experiment_name(agent.config) / agent.folder.name)
 
 
 class Progress(Callback):

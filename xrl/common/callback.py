@@ -36,13 +36,19 @@ class Evaluation:
 
 class Callback:
     """Called by the agent, always at a moment when no update is under way; ``agent`` carries the counters
-    ``agent_steps``, ``frames`` and ``updates``."""
+    ``agent_steps``, ``frames`` and ``updates``.
+
+    A callback whose future depends on its past gives it in ``state_dict``: then a resumed run is the same run.
+    """
 
     def on_train_begin(self, agent: Any, target_steps: int) -> None:
         """``agent.train`` starts and will end at ``target_steps`` agent steps."""
 
     def on_step(self, agent: Any) -> None:
         """Every environment made one step."""
+
+    def on_pretrain(self, agent: Any) -> None:
+        """One of the updates that come before the policy first acts was made; the environments wait."""
 
     def on_episode_end(self, agent: Any, episode: Episode) -> None:
         """An episode ended in a training environment."""
@@ -53,8 +59,22 @@ class Callback:
     def on_evaluation(self, agent: Any, evaluation: Evaluation) -> None:
         """An evaluation is done."""
 
+    def on_failure(self, agent: Any, failure: Any) -> None:
+        """A training environment failed and was restarted; its episode ends cut."""
+
+    def on_pause(self, agent: Any) -> None:
+        """Training reached its target, or stops early at a signal; everything is whole. ``on_train_end`` follows."""
+
     def on_train_end(self, agent: Any) -> None:
         """``agent.train`` is about to return, or to raise."""
 
     def on_finish(self, agent: Any) -> None:
         """The agent is done for good: close what you opened."""
+
+    def state_dict(self, agent: Any) -> dict[str, Any]:
+        """What a checkpoint keeps of this callback: nested dicts and lists of tensors, arrays, numbers, strings."""
+        return {}
+
+    def load_state_dict(self, agent: Any, state: dict[str, Any]) -> None:
+        """The run goes on from where ``state_dict`` gave ``state``; it is empty where the run begins again from its
+        start because it was killed before its first checkpoint."""

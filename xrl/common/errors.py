@@ -19,5 +19,9 @@ class ModelFileError(XrlError, ValueError):
     """A model file is missing, damaged, of another method or shape, or not a model file at all."""
 
 
+class CheckpointError(XrlError, ValueError):
+    """A checkpoint, or a file that it counts on, is missing, damaged or of another run, format or shape."""
+
+
 class NumericalError(XrlError, ArithmeticError):
     """A loss or a gradient is NaN or infinite; training stops before the weights are touched."""

@@ -1,4 +1,4 @@
-"""Ctrl-C at a moment when everything is whole."""
+"""Signals that end a run, held back until everything is whole."""
 
 from __future__ import annotations
 
@@ -9,25 +9,41 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+# Ctrl-C, what `kill` and cluster schedulers send, and what schedulers announce a pre-emption with.
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
-class OrderlyInterrupt(KeyboardInterrupt):
-    """A Ctrl-C delivered between two steps, when everything is whole and worth saving."""
+
+class OrderlyStop(BaseException):
+    """A signal delivered between two steps, when everything is whole and worth saving."""
+
+
+class OrderlyInterrupt(OrderlyStop, KeyboardInterrupt):
+    """Ctrl-C, delivered so."""
+
+
+class OrderlyExit(OrderlyStop, SystemExit):
+    """SIGTERM or SIGUSR1, delivered so; the process ends with the usual code, 128 + the signal's number."""
 
 
 class Interrupt:
-    """``raise_if_pending`` turns a Ctrl-C that came in the meantime into OrderlyInterrupt."""
+    """``raise_if_pending`` turns a signal that came in the meantime into an OrderlyStop, once."""
 
-    pending = False
+    pending: int | None = None
+    raised = False
 
     def raise_if_pending(self) -> None:
-        if self.pending:
-            self.pending = False
+        if self.pending is None or self.raised:
+            return
+        self.raised = True
+        if self.pending == signal.SIGINT:
             raise OrderlyInterrupt
+        raise OrderlyExit(128 + self.pending)
 
 
 @contextmanager
 def deferred_interrupt() -> Iterator[Interrupt]:
-    """Hold the first Ctrl-C back, so that no update is left half done; a second one is immediate.
+    """Hold the first signal back, so that no update is left half done and nothing half saved; a second Ctrl-C is
+    immediate.
 
     Outside the main thread, where Python allows no signal handler, nothing is held back.
     """
@@ -37,14 +53,17 @@ def deferred_interrupt() -> Iterator[Interrupt]:
         return
 
     def handler(number: int, frame: Any) -> None:
-        if interrupt.pending:
+        if interrupt.pending is None:
+            interrupt.pending = number
+            print(f"\n{signal.Signals(number).name}: stopping after the step under way; Ctrl-C again to stop at once",
+                  file=sys.stderr)
+        elif number == signal.SIGINT:
             raise KeyboardInterrupt
-        interrupt.pending = True
-        print("\nstopping after the step under way; Ctrl-C again to stop at once", file=sys.stderr)
 
-    previous = signal.signal(signal.SIGINT, handler)
+    previous = {number: signal.signal(number, handler) for number in SIGNALS}
     try:
         yield interrupt
     finally:
-        interrupt.pending = False
-        signal.signal(signal.SIGINT, previous)
+        interrupt.pending = None
+        for number, old in previous.items():
+            signal.signal(number, old)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,31 +15,68 @@ from xrl.common.errors import ConfigError
 COUNTERS = ("agent_steps", "frames", "updates")
 
 
+METRICS = "metrics.jsonl"
+EVENTS = "events.out.tfevents.*"  # what TensorBoard calls its files
+
+
 class Sink(Protocol):
     def write(self, metrics: dict[str, float], counters: dict[str, int]) -> None: ...
+    def marks(self) -> dict[str, Any]: ...
     def close(self) -> None: ...
 
 
 class Logger:
-    """Writes records; each carries the counters. The x axis everywhere is ``frames``."""
+    """Writes records; each carries the counters. The x axis everywhere is ``frames``.
 
-    def __init__(self, kind: str, folder: Path, *, project: str, name: str, config: dict[str, Any]) -> None:
+    ``marks``: what an earlier process of this run gave as its ``marks()``. A disk that is full costs records, not the
+    run.
+    """
+
+    def __init__(self, kind: str, folder: Path, *, project: str, name: str, config: dict[str, Any],
+                 marks: Mapping[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.sinks: list[Sink] = [JsonLines(folder / "metrics.jsonl")]
+        self.sinks: list[Sink] = [JsonLines(folder / METRICS)]
         if kind == "tensorboard":
             self.sinks.append(TensorBoard(folder))
         elif kind == "wandb":
-            self.sinks.append(Wandb(folder, project, name, config))
+            self.sinks.append(Wandb(folder, project, name, config, marks.get("wandb")))
+        self._lost = 0
 
     def write(self, metrics: dict[str, float], counters: dict[str, int]) -> None:
         """One record: metrics by key, and the COUNTERS."""
         for sink in self.sinks:
-            sink.write(metrics, counters)
+            try:
+                sink.write(metrics, counters)
+            except OSError as error:
+                if self._lost == 0:
+                    print(f"log: a record is lost: {error}; training goes on", file=sys.stderr)
+                self._lost += 1
+
+    def marks(self) -> dict[str, Any]:
+        """How far every file of the log has got, by name, and what continues it elsewhere; see ``cut_logs``."""
+        return {name: mark for sink in self.sinks for name, mark in sink.marks().items()}
 
     def close(self) -> None:
+        if self._lost:
+            print(f"log: {self._lost} records could not be written", file=sys.stderr)
         for sink in self.sinks:
-            sink.close()
+            with suppress(OSError):  # nothing can be done about the last bytes, and the run is over
+                sink.close()
         self.sinks = []
+
+
+def cut_logs(folder: Path, marks: Mapping[str, Any]) -> None:
+    """Bring the log's files back to ``marks``: what was written later will be written again.
+
+    Of wandb nothing can be cut; it shows again what it was sent before.
+    """
+    for path in [folder / METRICS, *folder.glob(EVENTS)]:
+        if not path.is_file() or path.is_symlink():
+            continue
+        if (size := marks.get(path.name)) is None:
+            path.unlink()
+        elif path.stat().st_size > size:
+            os.truncate(path, size)
 
 
 class JsonLines:
@@ -49,6 +88,9 @@ class JsonLines:
     def write(self, metrics: dict[str, float], counters: dict[str, int]) -> None:
         print(json.dumps({**counters, **metrics}), file=self.file, flush=True)
 
+    def marks(self) -> dict[str, Any]:
+        return {METRICS: os.fstat(self.file.fileno()).st_size}
+
     def close(self) -> None:
         self.file.close()
 
@@ -56,12 +98,17 @@ class JsonLines:
 class TensorBoard:
     def __init__(self, folder: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
+        self.folder = folder
         self.writer = SummaryWriter(str(folder))
 
     def write(self, metrics: dict[str, float], counters: dict[str, int]) -> None:
         steps = {f"counters/{key}": counters[key] for key in ("agent_steps", "updates")}
         for key, value in {**metrics, **steps}.items():
             self.writer.add_scalar(key, value, counters["frames"])
+
+    def marks(self) -> dict[str, Any]:
+        self.writer.flush()
+        return {path.name: path.stat().st_size for path in self.folder.glob(EVENTS)}
 
     def close(self) -> None:
         self.writer.close()
@@ -70,7 +117,7 @@ class TensorBoard:
 class Wandb:
     """Online where an account is set up or WANDB_MODE says so; offline otherwise: never an account required."""
 
-    def __init__(self, folder: Path, project: str, name: str, config: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, project: str, name: str, config: dict[str, Any], run_id: str | None) -> None:
         try:
             import wandb
         except ImportError as error:
@@ -79,10 +126,13 @@ class Wandb:
         mode: Any = os.environ.get("WANDB_MODE") or ("online" if _wandb_account() else "offline")
         print(f"wandb: {mode}", file=sys.stderr)
         self.run = wandb.init(project=project, name=name, dir=str(folder), config=config, mode=mode,
-                              settings=wandb.Settings(silent=True))
+                              id=run_id, resume="allow" if run_id else None, settings=wandb.Settings(silent=True))
 
     def write(self, metrics: dict[str, float], counters: dict[str, int]) -> None:
         self.run.log({**metrics, **counters}, step=counters["frames"])
+
+    def marks(self) -> dict[str, Any]:
+        return {"wandb": self.run.id}
 
     def close(self) -> None:
         self.run.finish()

@@ -42,32 +42,46 @@ class Adam:
         self.gradient = torch.zeros_like(self.weights)
         self.steps = torch.zeros((), device=self.weights.device)
         self.healthy = torch.ones((), dtype=torch.bool, device=self.weights.device)
+        self.finite, self.norm = self.healthy.clone(), self.steps.clone()  # of the gradients gathered last
         self.norms = self.weights.new_zeros(len(named))  # of each gradient, in the last healthy step or the first bad
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor], valid: Tensor | bool = True) -> Tensor:
         """Apply one step, unless not ``valid``; returns the global norm before clipping, a scalar on the device."""
-        b1, b2 = self.betas
+        norm = self.gather(gradients, valid)
+        self.healthy &= self.finite
+        self.apply(self.finite)
+        return norm
+
+    @torch.no_grad()
+    def gather(self, gradients: Sequence[Tensor], valid: Tensor | bool = True) -> Tensor:
+        """The first half of a step: take the gradients, change no weight. ``finite`` says whether all of them are, and
+        ``valid`` too. Returns their global norm."""
         norms = torch.stack(torch._foreach_norm(list(gradients)))
         self.norms.copy_(norms.where(self.healthy, self.norms))
-        norm = torch.linalg.vector_norm(norms)
-        finite = torch.isfinite(norm) & valid
-        self.healthy &= finite
-        live = finite.to(norm.dtype)
+        self.norm = torch.linalg.vector_norm(norms)
+        self.finite = torch.isfinite(self.norm) & valid
+        torch.cat([gradient.permute(order).reshape(-1) for gradient, order in zip(gradients, self.orders, strict=True)],
+                  out=self.gradient)
+        return self.norm
+
+    @torch.no_grad()
+    def apply(self, good: Tensor) -> None:
+        """The second half: step with what was gathered, or change nothing where not ``good``, a bool on the device;
+        what is not ``finite`` must not be good."""
+        b1, b2 = self.betas
+        live = good.to(self.norm.dtype)
         self.steps += live
         # 1 - b^t as -expm1(t log b): in float32 the plain difference is off by 6e-5 at t = 1.
         correction1 = -torch.expm1(self.steps * math.log(b1))
         correction2 = -torch.expm1(self.steps * math.log(b2))
         rate = self.lr * live * correction2.sqrt() / correction1.clamp(min=1e-8)
-        torch.cat([gradient.permute(order).reshape(-1) for gradient, order in zip(gradients, self.orders, strict=True)],
-                  out=self.gradient)
-        scale = torch.where(finite, self.clip / norm.clamp(min=self.clip), 0.0)
+        scale = torch.where(good, self.clip / self.norm.clamp(min=self.clip), 0.0)
         self.gradient.mul_(scale).nan_to_num_(0.0, 0.0, 0.0)
         self.weights.mul_(1 - self.weight_decay * live)
         self.mean.lerp_(self.gradient, (1 - b1) * live)
         self.square.lerp_(self.gradient.square_(), (1 - b2) * live)
         self.weights.sub_((rate * self.mean).div_(self.square.sqrt().add_(self.eps)))
-        return norm
 
     def _views(self, flat: Tensor) -> list[Tensor]:
         """The part of a flat buffer that belongs to each parameter, in the parameter's shape and memory order."""
@@ -78,6 +92,10 @@ class Adam:
     def minimize(self, loss: Tensor) -> Tensor:
         """Differentiate ``loss`` by this optimiser's parameters only, and step. Returns the gradient's norm."""
         return self.step(torch.autograd.grad(loss, self.parameters), loss.detach().isfinite())
+
+    def differentiate(self, loss: Tensor) -> Tensor:
+        """The first half of ``minimize``; several optimisers can then step together (`xrl.common.health.Health`)."""
+        return self.gather(torch.autograd.grad(loss, self.parameters), loss.detach().isfinite())
 
     def culprit(self) -> str | None:
         """The first parameter that holds NaN or infinity, or whose gradient in the first bad step did, or was so

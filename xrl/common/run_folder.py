@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from xrl.common.errors import ModelFileError
+from xrl.common.config import save_config
+from xrl.common.errors import ConfigError, ModelFileError
 from xrl.configs.schemas.base import RunConfig
 
+CONFIG = "config.yaml"
+LOCK = ".lock"
 BEST_MODEL = "best_model.pth"
 FINAL_MODEL = "final_train_model.pth"
 INTERRUPTED_MODEL = "interrupted_model.pth"
@@ -20,17 +28,47 @@ def experiment_name(config: RunConfig) -> Path:
 
 
 def new_run_folder(config: RunConfig) -> Path:
-    """Create and return a fresh folder."""
+    """Create and return a fresh folder that holds config.yaml: there is no moment at which it lacks that."""
     parent = Path(config.model_dir) / experiment_name(config)
     name = f"seed_{config.seed}_{time.strftime('%Y%m%d-%H%M%S')}"
-    for suffix in ["", *(f"-{i}" for i in range(1, 1000))]:
-        folder = parent / (name + suffix)
+    parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=parent))
+    try:
+        fresh.chmod(0o777 & ~_umask())
+        save_config(config, fresh / CONFIG)
+        for suffix in ["", *(f"-{i}" for i in range(1, 1000))]:
+            folder = parent / (name + suffix)
+            with suppress(OSError):  # there is one of this name, with a config.yaml in it
+                fresh.rename(folder)
+                return folder
+        raise FileExistsError(f"{parent / name}: cannot make a fresh run folder")
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the run to this process, so that no second one resumes it. The lock ends with the process, however it ends.
+
+    Raises ConfigError if another process holds it. Without effect on systems without fcntl.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with (folder / LOCK).open("w") as file:
         try:
-            folder.mkdir(parents=True)
-            return folder
-        except FileExistsError:
-            continue
-    raise FileExistsError(f"{parent / name}: cannot make a fresh run folder")
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"{folder}: another process is training this run; wait for it, or stop it") from None
+        yield
 
 
 def find_model(place: Path) -> Path:
@@ -43,7 +81,9 @@ def find_model(place: Path) -> Path:
     """
     if place.is_file():
         return place
-    models = _models(place, "*") or _models(place, "*/*")
+    models = _models(place, "*")
+    if not models and not (place / CONFIG).exists():  # what lies deeper in a run folder is none of its models
+        models = _models(place, "*/*")
     if not models:
         raise ModelFileError(f"{place}: no saved model here; train one first, or name another place (model_dir)")
     newest = max(models, key=lambda path: path.stat().st_mtime).parent

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import os
-import signal
+import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -44,9 +44,12 @@ def make_envs(config: RunConfig | Mapping[str, Any] | Namespace, *, seed_offset:
         if render_mode is None:
             with _constructing(f"{kind}s ({config.env_name}/{config.env_id})", config):
                 return RowEnvs(make_native(config, count), seeds, config.environment.action_repeat)
-    factories = [EnvFactory(entry, config, f"{kind} {index}", index > 0, seed, render_mode)
-                 for index, seed in enumerate(seeds)]
-    vector = make_vector(factories, asynchronous=config.vectorize == "async")
+    factories = [EnvFactory(entry, config, f"{kind} {index} ({config.env_name}/{config.env_id})", render_mode)
+                 for index in range(count)]
+    vector = make_vector(factories, seeds, config.vectorize == "async", config.env_timeout)
+    if unbounded := vector.get_attr("unbounded_actions")[0]:
+        warnings.warn(f"{factories[0].label}: {unbounded} action entries have infinite bounds; they are given actions "
+                      f"in [-1, 1]. Set finite bounds to use another range.", stacklevel=2)
     return RowEnvs(vector, seeds, config.environment.action_repeat)
 
 
@@ -69,40 +72,31 @@ def _constructing(label: str, config: RunConfig) -> Iterator[None]:
                           f"{type(error).__name__}: {error}") from error
 
 
-@dataclass
+@dataclass(frozen=True)
 class EnvFactory:
-    """Builds one environment of a run, in this process or in a worker's; ``name`` is what errors call it."""
+    """Builds one environment of a run, in this process or in a worker's; ``label`` is what errors call it."""
 
     entry: Any
     config: RunConfig
-    name: str
-    quiet: bool
-    seed: int
+    label: str
     render_mode: str | None
 
-    def __post_init__(self) -> None:
-        self._owner = os.getpid()
+    def __call__(self, seed: int) -> CanonicalEnv:
+        """``seed`` is for environments that take theirs at construction."""
+        with _constructing(self.label, self.config):
+            return self._build(seed)
 
-    def __call__(self) -> CanonicalEnv:
-        in_worker = os.getpid() != self._owner
-        if in_worker:
-            # Ctrl-C reaches the whole process group; the run saves first and closes its workers itself.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-        label = f"{self.name} ({self.config.env_name}/{self.config.env_id})"
-        with _constructing(label, self.config):
-            return self._build(label, quiet=in_worker or self.quiet)
-
-    def _build(self, label: str, quiet: bool) -> CanonicalEnv:
+    def _build(self, seed: int) -> CanonicalEnv:
         """Innermost first: the environment and its own limit (frames), action repeat, time limit (agent steps)."""
-        family = self.entry if isinstance(self.entry, Family) else Family(self._from_user)
+        family = self.entry if isinstance(self.entry, Family) else Family(partial(self._from_user, seed))
         env = family.make(self.config, self.render_mode)
         try:
-            return self._wrap(env, family, label, quiet)
+            return self._wrap(env, family)
         except BaseException:
             env.close()
             raise
 
-    def _wrap(self, env: gymnasium.Env[Any, Any], family: Family, label: str, quiet: bool) -> CanonicalEnv:
+    def _wrap(self, env: gymnasium.Env[Any, Any], family: Family) -> CanonicalEnv:
         settings = self.config.environment
         own_limit = 0
         if isinstance(env, RawAdapter) and env.max_episode_steps:
@@ -118,16 +112,16 @@ class EnvFactory:
         if self.render_mode == "human":
             env = Pace(env, self.config.fps, settings.action_repeat)
         limits = [value for value in (limit, -(-own_limit // settings.action_repeat)) if value]
-        return CanonicalEnv(env, label, min(limits, default=0), quiet)
+        return CanonicalEnv(env, self.label, min(limits, default=0))
 
-    def _from_user(self, config: RunConfig, render_mode: str | None) -> gymnasium.Env[Any, Any]:
+    def _from_user(self, seed: int, config: RunConfig, render_mode: str | None) -> gymnasium.Env[Any, Any]:
         entry = self.entry
         if not callable(entry) or isinstance(entry, gymnasium.Env):
             raise ConfigError(f"REGISTRY_ENV[{config.env_name!r}] is {entry!r}; register a class, or a function that "
                               f"returns an environment, so that every one of `parallels` is its own")
         is_class = inspect.isclass(entry)
         if is_class and (issubclass(entry, RawEnvironment) or not issubclass(entry, gymnasium.Env)):
-            env = entry(_env_config(config, self.seed, render_mode))
+            env = entry(_env_config(config, seed, render_mode))
         else:
             env = _call(entry, config.env_kwargs, render_mode)
         return env if isinstance(env, gymnasium.Env) else RawAdapter(env, render_mode)

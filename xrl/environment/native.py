@@ -10,10 +10,11 @@ from ale_py import AtariVectorEnv
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
-from xrl.common.errors import ConfigError
+from xrl.common.errors import ConfigError, ModelFileError
 from xrl.common.row import ObsSpec
 from xrl.configs.schemas.base import RunConfig
 from xrl.environment.spaces import IMAGE_SIZE, DiscreteActions
+from xrl.environment.state import Unsaveable
 
 THREADS = {"num_threads": 0, "thread_affinity_offset": -1}  # one thread per emulator, at most one per core; anywhere
 _NO_LIMIT = 2**30  # frames, half a year of play: the emulators' own limit, which leaves ending episodes to AtariVector
@@ -91,6 +92,18 @@ class AtariVector:
         if self._emulators is None:
             raise RuntimeError("these environments are closed")
         return self._emulators
+
+    def reseed(self, seeds: Sequence[int]) -> None:
+        """Nothing: the emulators are given their seeds at the first reset."""
+
+    def get_states(self) -> list[dict[str, Any] | Unsaveable]:
+        """The reason why there is none: ALE's vector can neither read nor write its emulators."""
+        return [Unsaveable("the emulators of vectorize: native cannot save their state")] * self.num_envs
+
+    def set_states(self, states: Sequence[Any], over: np.ndarray) -> None:
+        """Raises ModelFileError: a state must be of other environments."""
+        raise ModelFileError("the saved state of the environments does not fit vectorize: native, which can restore "
+                             "none; set vectorize as it was")
 
     def render(self) -> None:
         """Nothing: the emulators have no screen; make_envs steps environments to look at in this process."""

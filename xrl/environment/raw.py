@@ -16,6 +16,14 @@ class RawEnvironment(ABC):
     ``env_config`` is a Namespace: ``env_id``, ``env_seed`` (of this very copy), ``render_mode``, ``fps``, ... and
     the entries of ``env_kwargs``. A subclass sets ``observation_space`` and ``action_space`` (Gymnasium spaces)
     and may set ``max_episode_steps`` (agent steps x action repeat), after which an episode is truncated.
+
+    A subclass that can be saved, so that a resumed run goes on in the middle of an episode, implements both
+
+    - ``get_state(self) -> dict``: everything that decides its future, its generators included: nested dicts (str keys)
+      and lists of numpy arrays, numbers, bools, strings, bytes and None;
+    - ``set_state(self, state)``: the inverse, called on a new instance that was never reset.
+
+    There are no default methods: having them is the sign that the state can be saved.
     """
 
     observation_space: Space[Any]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -159,6 +158,8 @@ def _entry(space: Space[Any], where: str) -> ObsEntry:
 class DiscreteActions:
     """One-hot (A,) to the integer of a Discrete space."""
 
+    unbounded = 0
+
     def __init__(self, space: spaces.Discrete) -> None:
         self._start = int(space.start)
         self.spec = ActionSpec("discrete", int(space.n))
@@ -199,14 +200,10 @@ class ContinuousActions:
         return np.clip(scaled, self._low, self._high).astype(self._dtype).reshape(self._shape)
 
 
-def read_action_space(space: Space[Any], where: str, quiet: bool = False) -> DiscreteActions | ContinuousActions:
-    """The decoder of an action space; warns of infinite bounds unless ``quiet``. Raises ConfigError if unsupported."""
+def read_action_space(space: Space[Any], where: str) -> DiscreteActions | ContinuousActions:
+    """The decoder of an action space. Raises ConfigError if unsupported."""
     if isinstance(space, spaces.Discrete):
         return DiscreteActions(space)
     if not isinstance(space, spaces.Box) or np.dtype(space.dtype).kind != "f" or math.prod(space.shape) == 0:
         raise ConfigError(f"{where}: action space {space} is not supported yet; use Discrete or a Box of floats")
-    actions = ContinuousActions(space)
-    if actions.unbounded and not quiet:
-        warnings.warn(f"{where}: {actions.unbounded} of {actions.spec.size} action entries have infinite bounds; "
-                      f"they are given actions in [-1, 1]. Set finite bounds to use another range.", stacklevel=2)
-    return actions
+    return ContinuousActions(space)

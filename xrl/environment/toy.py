@@ -49,6 +49,12 @@ class Catch(gymnasium.Env[np.ndarray, Any]):
         caught = self._paddle == self._ball_column
         return self._draw(), float(landed) * (1.0 if caught else -1.0), landed, False, {}
 
+    def get_state(self) -> dict[str, Any]:
+        return {"ball": [self._ball_row, self._ball_column], "paddle": self._paddle}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        (self._ball_row, self._ball_column), self._paddle = state["ball"], state["paddle"]
+
     def render(self) -> np.ndarray:
         """(256, 256, 3) of uint8."""
         return self._draw().repeat(4, axis=0).repeat(4, axis=1).repeat(3, axis=2)

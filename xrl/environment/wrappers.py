@@ -26,7 +26,7 @@ class RawAdapter(gymnasium.Env[Any, Any]):
         if missing:
             raise ConfigError(f"{type(raw).__name__} has no {', '.join(missing)}; set it in its __init__(self, "
                               f"env_config), or derive the class from xrl.environment.RawEnvironment")
-        self._raw = raw
+        self.raw = raw
         self.metadata = {"render_modes": ["human", "rgb_array"]}
         self.render_mode = render_mode
         self.observation_space, self.action_space = raw.observation_space, raw.action_space
@@ -38,23 +38,23 @@ class RawAdapter(gymnasium.Env[Any, Any]):
     def reset(self, *, seed: int | None = None,
               options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         # Only a seed that is one: a raw environment may hand its keywords on to something that needs an int.
-        result = self._raw.reset(seed=seed) if self._takes_seed and seed is not None else self._raw.reset()
+        result = self.raw.reset(seed=seed) if self._takes_seed and seed is not None else self.raw.reset()
         if not isinstance(result, tuple) or len(result) != 2:
             raise Violation("something else than (observation, info)")
         return result
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        result = self._raw.step(action)
+        result = self.raw.step(action)
         if not isinstance(result, tuple) or len(result) != 5:
             raise Violation("something else than (observation, reward, terminated, truncated, info)")
         return result
 
     def render(self) -> Any:
-        return self._raw.render() if hasattr(self._raw, "render") else None
+        return self.raw.render() if hasattr(self.raw, "render") else None
 
     def close(self) -> None:
-        if hasattr(self._raw, "close"):
-            self._raw.close()
+        if hasattr(self.raw, "close"):
+            self.raw.close()
 
 
 class Pace(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -98,12 +98,13 @@ class CanonicalEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     when the environment raises or returns what its spaces or common sense (finite numbers) exclude.
     """
 
-    def __init__(self, env: gymnasium.Env[Any, Any], label: str, time_limit: int = 0, quiet: bool = False) -> None:
+    def __init__(self, env: gymnasium.Env[Any, Any], label: str, time_limit: int = 0) -> None:
         super().__init__(env)
-        self._label = label
+        self.label = label
         self._observations = Observations(env.observation_space, label)
-        self._actions = read_action_space(env.action_space, label, quiet)
+        self._actions = read_action_space(env.action_space, label)
         self.obs_spec, self.action_spec = self._observations.spec, self._actions.spec
+        self.unbounded_actions = self._actions.unbounded  # entries without finite bounds
         self.time_limit = time_limit or None  # agent steps
         self.observation_space = spaces.Dict({key: _box(spec) for key, spec in self.obs_spec.items()})
         low = 0.0 if self.action_spec.kind == "discrete" else -1.0
@@ -111,27 +112,27 @@ class CanonicalEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def reset(self, *, seed: int | None = None,
               options: dict[str, Any] | None = None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        with _Faults(self._label, "reset"):
+        with Faults(self.label, "reset"):
             obs, _ = self.env.reset(seed=seed, options=options)
             return self._observations.encode(obs), {}
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         decoded = self._actions.decode(action)
-        with _Faults(self._label, "step"):
+        with Faults(self.label, "step"):
             obs, reward, terminated, truncated, _ = self.env.step(decoded)
             return self._observations.encode(obs), _checked_reward(reward), bool(terminated), bool(truncated), {}
 
     def render(self) -> Any:
-        with _Faults(self._label, "render"):
+        with Faults(self.label, "render"):
             return self.env.render()
 
     def close(self) -> None:
-        with _Faults(self._label, "close"):
+        with Faults(self.label, "close"):
             self.env.close()
 
 
-class _Faults:
-    """``with _Faults(label, "step"):`` is the border to code that is not ours: whatever it raises is its fault.
+class Faults:
+    """``with Faults(label, "step"):`` is the border to code that is not ours: whatever it raises is its fault.
 
     A class, because it is entered at every step and a generator costs thrice as much.
     """

@@ -4,9 +4,27 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Postmortem:
+    """An update looked at on the host, part by part.
+
+    ``update``: its number, from 1. ``stage``: the first part of it that was not finite, None if all of it was.
+    ``metrics``: all it gave. ``parameter``: the first that is not finite, or whose gradient was not. ``data``: entries
+    of the batch that are not finite. ``tensors``: what runs it again, by name; see ``Learner.rerun``.
+    """
+
+    update: int
+    stage: str | None
+    metrics: dict[str, float]
+    parameter: str | None
+    data: tuple[str, ...]
+    tensors: dict[str, Tensor] = field(repr=False)
 
 
 class Learner(ABC):
@@ -18,6 +36,7 @@ class Learner(ABC):
 
     updates: int = 0
     profile_parts: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # what `xrl profile` times: part -> dotted methods
+    postmortem: Postmortem | None = None  # of the update that made a NumericalError, for learners that can rerun it
 
     @abstractmethod
     def step(self, batch: Any) -> dict[str, Tensor]:
@@ -25,14 +44,21 @@ class Learner(ABC):
 
     @abstractmethod
     def update(self, batch: Any) -> dict[str, Tensor]:
-        """One update from a batch as the replay gives it."""
+        """One update from a batch as the replay gives it. May raise what ``check`` does, of an update before."""
 
     @abstractmethod
-    def check(self, metrics: dict[str, Tensor]) -> None:
+    def check(self) -> None:
         """Raise NumericalError, naming the loss and the parameter, if an update so far met NaN or infinity.
 
-        ``metrics`` are those of the last update. Waits for the device.
+        Waits for the device.
         """
+
+    def rerun(self, update: int, stage: str, tensors: dict[str, Tensor]) -> Postmortem:
+        """Run the update of a postmortem again, with the weights as they were after it, which changed nothing.
+
+        ``tensors``: on the CPU. Learners that leave a ``postmortem`` supply this.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]: ...

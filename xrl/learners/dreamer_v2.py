@@ -6,19 +6,22 @@ differ, the configuration names both; docs/methods/dreamer_v2.md maps every equa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from xrl.common.accelerate import Feed, autocast, captured, compile_methods
 from xrl.common.errors import NumericalError
+from xrl.common.health import Flags, Health
 from xrl.common.optimizer import Adam
 from xrl.common.row import Row
 from xrl.configs.schemas.dreamer_v2 import DreamerV2Config, OptimizerConfig
-from xrl.learners.base import Learner
+from xrl.learners.base import Learner, Postmortem
 from xrl.nn.distributions import normal_loss, uniform
 from xrl.nn.layers import OneHots
 from xrl.ops.kl import balanced_kl
@@ -31,6 +34,9 @@ from xrl.world_models.rssm import State
 Metrics = dict[str, Tensor]
 
 
+Start = tuple[State, Tensor]  # of imagination: states (N, ...) and is_terminal (N,)
+
+
 class Batch(NamedTuple):
     """Replayed sequences on the device, raw: obs name -> (T, B, *shape), action (T, B, A), the rest (T, B)."""
 
@@ -39,6 +45,17 @@ class Batch(NamedTuple):
     reward: Tensor
     is_first: Tensor
     is_terminal: Tensor
+
+
+class Evidence(NamedTuple):
+    """What runs an update again: its number, from 1, its batch, where imagination started, and the generator's state
+    before it; and the metrics it gave."""
+
+    update: int
+    batch: Batch
+    start: Start
+    generator: Tensor
+    metrics: Metrics
 
 
 @dataclass
@@ -65,9 +82,11 @@ class DreamerV2Learner(Learner):
     ``generator`` lives on the policy's device.
     """
 
-    profile_parts = {"world model, forward": ("model_loss",), "world model, backward": ("model_opt.minimize",),
-                     "imagination": ("start_states", "imagine"), "actor": ("actor_loss", "actor_opt.minimize"),
-                     "critic": ("critic_loss", "critic_opt.minimize")}
+    profile_parts = {"world model, forward": ("model_loss",),
+                     "world model, backward": ("model_opt.differentiate", "model_opt.apply"),
+                     "imagination": ("start_states", "imagine"),
+                     "actor": ("actor_loss", "actor_opt.differentiate", "actor_opt.apply"),
+                     "critic": ("critic_loss", "critic_opt.differentiate", "critic_opt.apply")}
 
     def __init__(self, policy: DreamerV2Policy, config: DreamerV2Config, generator: torch.Generator) -> None:
         self.policy, self.config, self.generator = policy, config, generator
@@ -79,35 +98,71 @@ class DreamerV2Learner(Learner):
         self.actor_opt = _adam(self.actor, "actor", config.actor_opt)
         self.critic_opt = _adam(self.critic, "critic", config.critic_opt)
         self.optimizers = {"model_opt": self.model_opt, "actor_opt": self.actor_opt, "critic_opt": self.critic_opt}
+        self.health = Health([*self.optimizers.values()], config.skip_nonfinite)
+        self.flags: Flags[Evidence] = Flags()
+        self.start: Start | None = None  # of the update under way
         if config.compile == "on":
             compile_methods((self.model.rssm, "img_step"), (self.model.rssm.cell, "gated"))
         self._feed = Feed(generator.device)
-        self._step = captured(self.step, config.cuda_graph, generator)
+        self._step = captured(self._witnessed_step, config.cuda_graph, generator)
 
     # The update ------------------------------------------------------------------------------------------------
 
     def step(self, batch: Batch) -> Metrics:
-        """One update (DreamerV2, algorithm of section 2): model step, then imagination with the updated model."""
+        """One update (DreamerV2, algorithm of section 2): model step, then imagination with the updated model.
+
+        A loss or gradient that is not finite leaves out its own step and all that would follow, see ``Health``.
+        """
+        self.start, good, metrics = self.model_step(batch)
+        metrics |= self.behaviour_step(self.start, good)
+        return {name: value.detach() for name, value in metrics.items()}
+
+    def model_step(self, batch: Batch) -> tuple[Start, Tensor, Metrics]:
+        """Returns where imagination starts, whether the step was applied, and metrics."""
         with self.precision():
             loss, post, metrics = self.model_loss(batch)
-        metrics["model/grad_norm"] = self.model_opt.minimize(loss)
+        metrics["model/grad_norm"] = self.model_opt.differentiate(loss)
+        good = self.health.step(self.health.well, self.model_opt)
+        return self.start_states(post, batch.is_terminal), good, metrics
+
+    def behaviour_step(self, start: Start, good: Tensor) -> Metrics:
+        """Actor and critic, both or neither, and not unless the model's step was ``good``."""
         with self.precision():
-            dream = self.imagine(*self.start_states(post, batch.is_terminal))
+            dream = self.imagine(*start)
         with self.precision():
             actor_loss, actor_metrics = self.actor_loss(dream)
         with self.precision():
             critic_loss, critic_metrics = self.critic_loss(dream)
-        actor_metrics["actor/grad_norm"] = self.actor_opt.minimize(actor_loss)
-        critic_metrics["critic/grad_norm"] = self.critic_opt.minimize(critic_loss)
-        return {name: value.detach() for name, value in {**metrics, **actor_metrics, **critic_metrics}.items()}
+        actor_metrics["actor/grad_norm"] = self.actor_opt.differentiate(actor_loss)
+        critic_metrics["critic/grad_norm"] = self.critic_opt.differentiate(critic_loss)
+        self.health.note(self.health.step(good, self.actor_opt, self.critic_opt))
+        return {**actor_metrics, **critic_metrics, "update/skipped": self.health.skipped.clone()}
 
     def update(self, batch: Row | Batch) -> Metrics:
-        """``step`` on a batch from the replay; then the slow critic's turn: after updates 1, 101, 201, ..."""
-        metrics = self._step(self.to_device(batch) if isinstance(batch, Row) else batch)
+        """``step`` on a batch from the replay; then the slow critic's turn: after updates 1, 101, 201, ...
+
+        Raises NumericalError if an update before is known to be one bad update too many; see ``check``.
+        """
+        self._stop_if_sick(wait=False)
+        if isinstance(batch, Row):
+            batch = self.to_device(batch)
+        before = self.generator.get_state()
+        metrics, start, good, sick = self._step(batch)
         if self.updates % self.config.critic.slow_every == 0:
-            copy_parameters(self.critic, self.policy.slow_critic)
+            copy_parameters(self.critic, self.policy.slow_critic, when=good)
         self.updates += 1
+        if self.generator.device.type == "cuda":
+            batch = Batch(*tree_map(torch.clone, tuple(batch)))  # what came from the feed will be written over
+        self.flags.add(sick, Evidence(self.updates, batch, start, before, metrics))
         return metrics
+
+    def _witnessed_step(self, batch: Batch) -> tuple[Metrics, Start, Tensor, Tensor]:
+        """``step``, and what else is known after it: where imagination started, whether all was applied, whether the
+        learner is sick."""
+        metrics = self.step(batch)
+        start, self.start = self.start, None  # not held longer than the evidence is: an update needs the memory
+        assert start is not None
+        return metrics, start, self.health.in_a_row == 0, ~self.health.well
 
     def precision(self) -> torch.autocast:
         """A context for one pass over the networks; see ``autocast`` for why there are several."""
@@ -169,7 +224,7 @@ class DreamerV2Learner(Learner):
 
     # Imagination -----------------------------------------------------------------------------------------------
 
-    def start_states(self, post: State, is_terminal: Tensor) -> tuple[State, Tensor]:
+    def start_states(self, post: State, is_terminal: Tensor) -> Start:
         """Posteriors (T, B, ...) and their flags, flattened alike to (N, ...), detached."""
         config = self.config.imagination
         if config.drop_last:
@@ -263,16 +318,59 @@ class DreamerV2Learner(Learner):
         obs = {name: tensors.pop(f"obs.{name}") for name in batch.obs}
         return Batch(obs, **tensors)
 
-    def check(self, metrics: Metrics) -> None:
-        for name, optimizer in self.optimizers.items():
-            if not bool(optimizer.healthy):
-                losses = [key for key, value in metrics.items() if "loss" in key and not bool(value.isfinite())]
-                raise NumericalError(
-                    f"update {self.updates}: {', '.join(losses) or 'no loss, but a gradient'} is not finite; first "
-                    f"bad parameter: {optimizer.culprit() or 'none yet'} ({name}); its weights were left as they were")
+    def check(self) -> None:
+        self._stop_if_sick(wait=True)
+
+    def _stop_if_sick(self, *, wait: bool) -> None:
+        evidence = self.flags.first(wait=wait)
+        if evidence is None:
+            return
+        self.postmortem = found = self._examine(evidence)
+        optimizer = next((name for name, own in self.optimizers.items() if found.parameter in own.names), "none")
+        losses = [name for name, value in found.metrics.items() if "loss" in name and not math.isfinite(value)]
+        series = f" (the last of {self.health.patience + 1} in a row)" if self.health.patience else ""
+        data = f"; the batch itself is not finite in {', '.join(found.data)}" if found.data else ""
+        kept = "its weights were left" if found.stage == "model" else "actor and critic were left"
+        raise NumericalError(
+            f"update {found.update}{series}: {', '.join(losses) or 'no loss, but a gradient'} is not finite; first "
+            f"bad parameter: {found.parameter or 'none yet'} ({optimizer}){data}; {kept} as they were")
+
+    def _examine(self, evidence: Evidence) -> Postmortem:
+        """Look at an update on the host; the optimisers still hold the norms of its gradients if it was bad."""
+        batch, (state, is_terminal) = evidence.batch, evidence.start
+        metrics = {name: float(value.detach()) for name, value in evidence.metrics.items()}
+        bad = [name for name in self.optimizers if not all(
+            math.isfinite(metrics.get(f"{name.removesuffix('_opt')}/{key}", 0.0)) for key in ("loss", "grad_norm"))]
+        entries = {**batch.obs, "action": batch.action, "reward": batch.reward}
+        return Postmortem(
+            evidence.update, None if not bad else "model" if "model_opt" in bad else "behaviour", metrics,
+            next(filter(None, (self.optimizers[name].culprit() for name in bad)), None),
+            tuple(name for name, entry in entries.items() if not bool(entry.isfinite().all())),
+            {**{f"obs/{name}": entry for name, entry in batch.obs.items()},
+             **{name: getattr(batch, name) for name in Batch._fields[1:]},
+             "start/deter": state.deter, "start/stoch": state.stoch, "start/is_terminal": is_terminal,
+             "generator": evidence.generator})
+
+    def rerun(self, update: int, stage: str, tensors: dict[str, Tensor]) -> Postmortem:
+        """From its beginning if the model's step was left out. Else that step has been applied: imagination starts
+        where it did, and what the model drew before is drawn again."""
+        generator = tensors["generator"]
+        if generator.shape == self.generator.get_state().shape:  # else of another kind of device
+            self.generator.set_state(generator)
+        tensors = {name: tensor.to(self.generator.device) for name, tensor in tensors.items()}
+        batch = Batch({name: tensors[f"obs/{name}"] for name in self.model.obs_spec},
+                      *(tensors[name] for name in Batch._fields[1:]))
+        start = State(tensors["start/deter"], tensors["start/stoch"]), tensors["start/is_terminal"]
+        if stage == "model":
+            metrics, start, *_ = self._witnessed_step(batch)
+        else:
+            with torch.no_grad(), self.precision():
+                self.start_states(self.model_loss(batch)[1], batch.is_terminal)
+            metrics = self.behaviour_step(start, self.health.well)
+        return self._examine(Evidence(update, batch, start, generator, metrics))
 
     def state_dict(self) -> dict[str, Any]:
-        return {"updates": self.updates, "generator": self.generator.get_state(),
+        return {"updates": self.updates, "generator": self.generator.get_state(), "health": self.health.state_dict(),
                 **{name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -280,6 +378,9 @@ class DreamerV2Learner(Learner):
         self.generator.set_state(state["generator"])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state[name])
+        self.health.load_state_dict(state.get("health", {}))
+        self.flags.clear()
+        self.postmortem = None
 
 
 def _adam(module: torch.nn.Module, prefix: str, config: OptimizerConfig) -> Adam:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 from xrl.common.errors import ConfigError
@@ -33,6 +34,18 @@ def check_fits(nbytes: int, buffer_size: int, available: int | None = None) -> N
     raise ConfigError(
         f"buffer_size: {buffer_size} needs {nbytes / GIB:.2f} GiB of memory, but only {available / GIB:.2f} GiB are "
         f"available (the replay may take {USABLE:.0%} of them); use buffer_size={largest} or less")
+
+
+def check_disk(nbytes: int, buffer_size: int, folder: Path) -> None:
+    """As ``check_fits``, for a replay whose rows lie in ``folder`` (which need not exist yet)."""
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(there).free
+    if nbytes <= USABLE * free:
+        return
+    largest = int(buffer_size * USABLE * free / nbytes)
+    raise ConfigError(
+        f"buffer_size: {buffer_size} needs {nbytes / GIB:.2f} GiB of disk, but only {free / GIB:.2f} GiB are free in "
+        f"{there} (the replay may take {USABLE:.0%} of them); use buffer_size={largest} or less, or another model_dir")
 
 
 def available_memory() -> int | None:

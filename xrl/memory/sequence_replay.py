@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from xrl.common.errors import ConfigError, EnvironmentFault, ModelFileError
+from xrl.common.errors import CheckpointError, ConfigError, EnvironmentFault
 from xrl.common.row import ActionSpec, ObsSpec, Row
 from xrl.memory.episode_index import EpisodeIndex
-
-Fields = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
+from xrl.memory.segments import Fields, SegmentFile, Segments, row_bytes
 
 
 class SequenceReplay:
@@ -33,6 +34,8 @@ class SequenceReplay:
 
     A window's first ``is_first`` is always True, because no state is carried into it; nothing else is altered.
 
+    Storage: in memory, or, with a ``folder``, in files there (see ``Segments``, also for ``keep_files``).
+
     Raises ConfigError when a ring is too small for one window or one episode of ``min_length``.
     """
 
@@ -47,6 +50,9 @@ class SequenceReplay:
         sampling: Literal["steps", "episodes"],
         min_length: int,
         prioritize_ends: bool,
+        folder: Path | None = None,
+        keep_files: bool = False,
+        segment_rows: int | None = None,
     ) -> None:
         self._num_envs, self._rows, self._seq_len = num_envs, capacity // num_envs, seq_len
         self._sampling, self._min_length, self._prioritize_ends = sampling, min_length, prioritize_ends
@@ -56,21 +62,14 @@ class SequenceReplay:
                 f"buffer_size: {capacity} gives each of the {num_envs} environments (parallels) {self._rows} rows, "
                 f"too few to draw a sequence; use at least {self._min_rows * num_envs}")
         self._fields = _fields(obs_spec, action_spec)
-        self._arrays = _allocate(self._fields, self._rows, num_envs)
+        self._stored = Segments(self._fields, num_envs, folder, keep_files, segment_rows)
         self._index = EpisodeIndex(num_envs, self._rows, self._min_rows)
-        self._written = 0  # rows ever inserted into each ring: the number of the next row
         self._agent_steps = 0
 
     @staticmethod
     def nbytes_needed(obs_spec: Mapping[str, ObsSpec], action_spec: ActionSpec, capacity: int, num_envs: int) -> int:
         """Bytes that a full replay takes, known before it is made; ``capacity``: agent steps over all environments."""
-        row = sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in _fields(obs_spec, action_spec).values())
-        return row * (capacity // num_envs) * num_envs
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the arrays; the system hands them out as they fill."""
-        return sum(array.nbytes for array in self._arrays.values())
+        return row_bytes(_fields(obs_spec, action_spec), num_envs) * (capacity // num_envs)
 
     @property
     def agent_steps(self) -> int:
@@ -101,14 +100,12 @@ class SequenceReplay:
         """
         flat = _flatten(row)
         self._check(flat)
-        slot = self._written % self._rows
-        if self._written >= self._rows:
-            self._agent_steps -= int(np.count_nonzero(~self._arrays["is_first"][slot]))
-        for key, array in self._arrays.items():
-            array[slot] = flat[key]
-        self._agent_steps += int(np.count_nonzero(~self._arrays["is_first"][slot]))
-        self._written += 1
-        self._index.add(self._written - 1, self._oldest, self._arrays["is_first"][slot], self._arrays["is_last"][slot])
+        if self._size == self._rows:
+            self._agent_steps -= int(np.count_nonzero(~self._stored.row(self._oldest)["is_first"]))
+        self._agent_steps += int(np.count_nonzero(~flat["is_first"]))
+        self._stored.append(flat)
+        self._stored.forget(self._oldest)
+        self._index.add(self._stored.end - 1, self._oldest, flat["is_first"], flat["is_last"])
 
     def sample(self, batch_size: int, rng: np.random.Generator) -> Row:
         """Draw ``batch_size`` windows, independently, as one time-first row of fresh contiguous arrays.
@@ -120,47 +117,38 @@ class SequenceReplay:
             raise ConfigError(self.why_not_ready())
         draw = self._draw_steps if self._sampling == "steps" else self._draw_episodes
         env, first = draw(batch_size, rng)
-        numbers = first + np.arange(self._seq_len)[:, None]
-        places = numbers % self._rows * self._num_envs + env  # (T, B), into the arrays with (rows, E) made one axis
-        batch = {key: array.reshape(-1, *array.shape[2:]).take(places, axis=0) for key, array in self._arrays.items()}
+        batch = self._stored.gather(first + np.arange(self._seq_len)[:, None], env)
         batch["is_first"][0] = True
         return _unflatten(batch)
 
-    def state_dict(self) -> dict[str, np.ndarray]:
-        """Everything stored and the positions. The big arrays are views: copy or write them before the next insert."""
-        state = {key: array[:self._size] for key, array in self._arrays.items()}
-        numbers = {"rows": self._rows, "min_rows": self._min_rows, "written": self._written}
-        state |= {key: np.array(number) for key, number in numbers.items()}
-        return state | {f"index.{key}": value for key, value in self._index.state_dict().items()}
+    def save(self, folder: Path) -> dict[str, Any]:
+        """Make sure that every stored row is in a file in ``folder`` (not durable yet), and return all the rest."""
+        self._stored.seal()
+        files = [asdict(file) for file in self._stored.write(folder)]
+        return {"rows": self._rows, "min_rows": self._min_rows, "written": self._stored.end,
+                "agent_steps": self._agent_steps, "files": files, "index": self._index.state_dict()}
 
-    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
-        """Restore ``state_dict``'s answer. Raises ModelFileError, before anything changes, when it does not fit."""
-        expected = self.state_dict()
-        if missing := expected.keys() - state.keys():
-            raise ModelFileError(f"the stored replay lacks {', '.join(sorted(missing))}")
-        if changed := [key for key in ("rows", "min_rows") if state[key] != expected[key]]:
-            raise ModelFileError(
+    def load(self, state: Mapping[str, Any], folder: Path) -> None:
+        """Go on from what ``save`` returned, and its files. Raises CheckpointError, before anything changes, where they
+        do not fit."""
+        expected = {"rows": self._rows, "min_rows": self._min_rows}
+        if changed := [key for key, value in expected.items() if state[key] != value]:
+            raise CheckpointError(
                 f"the stored replay has {changed[0]} = {state[changed[0]]}, this one {expected[changed[0]]}; use the "
                 f"buffer_size, parallels, seq_len and replay.min_length it was made with")
-        written = int(state["written"])
-        size = min(written, self._rows)
-        for key, (shape, dtype) in self._fields.items():
-            _check_entry(f"stored replay: {key}", state[key], (size, self._num_envs, *shape), dtype, ModelFileError)
-        for key, array in self._arrays.items():
-            array[:size] = state[key]
-        self._written = written
-        self._agent_steps = int(np.count_nonzero(~self._arrays["is_first"][:size]))
-        self._index.load_state_dict({key: state[f"index.{key}"] for key in self._index.state_dict()})
+        self._stored.load([SegmentFile(**file) for file in state["files"]], folder)
+        self._agent_steps = int(state["agent_steps"])
+        self._index.load_state_dict(state["index"])
 
     @property
     def _size(self) -> int:
         """Rows stored in each ring."""
-        return min(self._written, self._rows)
+        return min(self._stored.end, self._rows)
 
     @property
     def _oldest(self) -> int:
         """Number of the oldest surviving row."""
-        return self._written - self._size
+        return self._stored.end - self._size
 
     @property
     def _windows(self) -> int:
@@ -191,7 +179,7 @@ class SequenceReplay:
 
     def _unfinished(self) -> np.ndarray:
         """Unfinished episodes that hold a window, (count, 3): env, start, end."""
-        episodes = self._index.unfinished(self._written)
+        episodes = self._index.unfinished(self._stored.end)
         surviving = episodes[:, 2] - np.maximum(episodes[:, 1], self._oldest)
         return episodes[surviving >= self._seq_len]
 
@@ -223,11 +211,6 @@ def _fields(obs_spec: Mapping[str, ObsSpec], action_spec: ActionSpec) -> Fields:
     for flag in ("is_first", "is_last", "is_terminal"):
         fields[flag] = ((), np.dtype(np.bool_))
     return fields
-
-
-def _allocate(fields: Fields, rows: int, num_envs: int) -> dict[str, np.ndarray]:
-    """Arrays (rows, E, *shape), time first so that an insert writes one block. np.zeros takes no memory until used."""
-    return {key: np.zeros((rows, num_envs, *shape), dtype) for key, (shape, dtype) in fields.items()}
 
 
 def _flatten(row: Row) -> dict[str, np.ndarray]:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from xrl.agents.base import Agent
+from xrl.agents.checkpointing import Checkpointer
+from xrl.agents.checkpointing import resume as resume_agent
 from xrl.common.callback import Callback, Evaluation
-from xrl.common.checkpoint import read_metadata, write_atomic
-from xrl.common.config import ResolvedConfig, as_config, load_config
+from xrl.common.config import ResolvedConfig, as_config, load_config, save_config
+from xrl.common.config_files import parse_assignments
 from xrl.common.config_keys import flatten
-from xrl.common.errors import ConfigError, ModelFileError
+from xrl.common.errors import ConfigError, ModelFileError, XrlError
+from xrl.common.files import read_metadata, write_atomic
 from xrl.common.registry import load
-from xrl.common.run_folder import BEST_MODEL, FINAL_MODEL, experiment_name, find_model
+from xrl.common.run_folder import BEST_MODEL, CONFIG, FINAL_MODEL, experiment_name, find_model, locked
 from xrl.common.seeding import TEST_SEED
 from xrl.configs.schemas.base import RunConfig
 from xrl.environment import make_envs
@@ -23,6 +27,7 @@ from xrl.environment.registry import find_entry
 from xrl.methods import METHODS
 from xrl.runners.advice import advice
 from xrl.runners.profile import Profile, measure, small_run
+from xrl.runners.resume import find_run
 
 CURVE = "curve.json"
 
@@ -36,27 +41,38 @@ class Runner:
         self.resolved, self.config = resolved, resolved.config
         self.is_test, self.callbacks = is_test, list(callbacks)
 
-    def run(self, mode: str | None = None) -> Any:
+    def run(self, mode: str | None = None, resume: bool | str | Path = False) -> Any:
         """``mode``: "train", "test", "benchmark" or "profile"; by default "test" if made with is_test=True, else
-        "train".
+        "train". ``resume``: see ``train``.
 
         Raises:
-            ConfigError: another mode.
+            ConfigError: another mode, or ``resume`` with one that trains nothing.
         """
         mode = mode or ("test" if self.is_test else "train")
-        modes = {"train": self.train, "test": self.test, "benchmark": self.benchmark, "profile": self.profile}
+        if resume and mode in ("train", "benchmark"):
+            return self._train(benchmark=mode == "benchmark", resume=resume)
+        if resume:
+            raise ConfigError(f"resume: {mode} trains nothing that could be resumed; use it with train or benchmark")
+        modes: dict[str, Callable[[], Any]] = {"train": self.train, "test": self.test, "benchmark": self.benchmark,
+                                               "profile": self.profile}
         if mode not in modes:
             raise ConfigError(f"mode: {mode!r} is unknown; use one of {', '.join(modes)}")
         return modes[mode]()
 
-    def train(self) -> Path:
+    def train(self, resume: bool | str | Path = False) -> Path:
         """Train for ``running_steps``, evaluating every ``eval_interval``; returns the run folder.
 
-        It holds the best evaluated model (BEST_MODEL, which the test mode loads) and the last one (FINAL_MODEL).
-        """
-        return self._train(evaluate_first=False)
+        It holds the best evaluated model (BEST_MODEL, which the test mode loads) and the last one (FINAL_MODEL), and
+        checkpoints. ``resume``: go on with an earlier run as if it had never stopped: True for the newest one that
+        agrees with what this runner was asked for, or the path of one.
 
-    def benchmark(self) -> Path:
+        Raises:
+            CheckpointError: nothing to resume, or it is damaged beyond its oldest checkpoint.
+            ConfigError: what was asked for would make it another run.
+        """
+        return self._train(benchmark=False, resume=resume)
+
+    def benchmark(self, resume: bool | str | Path = False) -> Path:
         """A fresh training run, evaluated at step 0 and then every ``eval_interval``; returns the run folder.
 
         Beside the models it writes the curve of evaluations, CURVE: ``[{task, method, seed, xs, ys}]``, xs in frames,
@@ -67,7 +83,7 @@ class Runner:
         """
         if self.config.eval_interval == 0:
             raise ConfigError("eval_interval: 0 leaves nothing to benchmark; give the agent steps between evaluations")
-        return self._train(evaluate_first=True)
+        return self._train(benchmark=True, resume=resume)
 
     def test(self) -> list[float]:
         """Play ``test_episode`` episodes with the newest saved model of this method and env_id; print and return
@@ -129,17 +145,33 @@ class Runner:
                                  "load it with the xrl version that wrote it") from error
         return as_config({**saved, **self.resolved.said()})
 
-    def _train(self, evaluate_first: bool) -> Path:
-        grid = EvaluationGrid(self.config.eval_interval, benchmark=evaluate_first)
-        with make_envs(self.config) as envs:
-            agent = make_agent(self.config, envs, [*self.callbacks, grid])
+    def _train(self, benchmark: bool, resume: bool | str | Path) -> Path:
+        config, folder = self.config, None
+        if resume:
+            folder, config = find_run(None if resume is True else resume, config.model_dir, self._asked)
+        with make_envs(config) as envs:
+            agent = make_agent(config, envs, self._training_callbacks(config, benchmark))
             try:
-                agent.train_until(self.config.running_steps)
-                agent.save_model(FINAL_MODEL)
+                with locked(folder or agent.folder):
+                    if folder is not None:
+                        resume_agent(agent, folder, config.keep_checkpoints)
+                        save_config(config, folder / CONFIG)
+                    agent.train_until(config.running_steps)
+                    save_or_explain(agent, FINAL_MODEL)
             finally:
                 agent.finish()
         print(f"models and logs: {agent.folder}")
         return agent.folder
+
+    def _asked(self, path: Path) -> RunConfig:
+        """The configuration in a file, and what the user said over it."""
+        return as_config({**flatten(load_config(config_path=path).config), **self.resolved.said()})
+
+    def _training_callbacks(self, config: RunConfig, benchmark: bool) -> list[Callback]:
+        callbacks = [*self.callbacks, EvaluationGrid(config.eval_interval, benchmark=benchmark)]
+        if config.checkpoint_every != 0:
+            callbacks.append(Checkpointer(config.checkpoint_every, config.keep_checkpoints))
+        return callbacks
 
 
 class EvaluationGrid(Callback):
@@ -153,28 +185,51 @@ class EvaluationGrid(Callback):
         self.means: list[float] = []
 
     def on_train_begin(self, agent: Agent[Any], target_steps: int) -> None:
-        if self.benchmark:
+        if self.benchmark and not self.means:
             agent.test()
+        self.on_step(agent)  # a resumed run was perhaps stopped in the middle of an evaluation
 
     def on_step(self, agent: Agent[Any]) -> None:
         if self.interval and agent.agent_steps >= self.next:
-            self.next += self.interval
             agent.test()
+            self.next += self.interval
 
     def on_evaluation(self, agent: Agent[Any], evaluation: Evaluation) -> None:
-        # An equal score replaces an older model: it has seen more.
-        if evaluation.mean >= max(self.means, default=float("-inf")):
-            agent.save_model(BEST_MODEL)
+        best = max(self.means, default=float("-inf"))
         self.frames.append(agent.frames)
         self.means.append(evaluation.mean)
-        if self.benchmark:
-            self.write_curve(agent)
+        try:
+            if evaluation.mean >= best:  # an equal score replaces an older model: it has seen more
+                agent.save_model(BEST_MODEL)
+            if self.benchmark:
+                self.write_curve(agent)
+        except OSError as error:
+            print(f"the best model so far could NOT be saved: {error}; training goes on", file=sys.stderr)
+
+    def state_dict(self, agent: Agent[Any]) -> dict[str, Any]:
+        return {"next": self.next, "frames": self.frames, "means": self.means, "benchmark": self.benchmark}
+
+    def load_state_dict(self, agent: Agent[Any], state: dict[str, Any]) -> None:
+        if state:
+            self.frames, self.means, self.benchmark = state["frames"], state["means"], state["benchmark"]
+            if self.interval:  # perhaps another one now: the first point of its grid that is not behind us
+                self.next = state["next"] if state["next"] % self.interval == 0 else (
+                    -(-agent.agent_steps // self.interval) * self.interval)
 
     def write_curve(self, agent: Agent[Any]) -> None:
         config = agent.config
         record = {"task": config.env_id, "method": config.method, "seed": config.seed, "xs": self.frames,
                   "ys": self.means}
         write_atomic(agent.folder / CURVE, json.dumps([record]).encode())
+
+
+def save_or_explain(agent: Agent[Any], name: str) -> None:
+    """Save a model, and if that fails say what is left of the run. Raises XrlError."""
+    try:
+        agent.save_model(name)
+    except OSError as error:
+        raise XrlError(f"{agent.folder / name} could not be written: {error}; make room, then resume the run: it goes "
+                       f"on from its last good checkpoint") from error
 
 
 def make_agent(config: Any, envs: Any, callbacks: Sequence[Callback]) -> Agent[Any]:
@@ -192,3 +247,18 @@ def make_runner(resolved: ResolvedConfig, *, is_test: bool = False, callbacks: S
     """A runner of an already resolved configuration. Raises ConfigError if the environment family is unknown."""
     find_entry(resolved.config.env_name)
     return Runner(resolved, is_test=is_test, callbacks=callbacks)
+
+
+def resume_run(place: str | None, mode: str, *, method: str | None, env: str | None, env_id: str | None,
+               overrides: Sequence[str]) -> Any:
+    """Go on with the run at ``place`` (see ``find_run``), whose configuration need not be given again.
+
+    Raises CheckpointError and ConfigError as ``Runner.train`` does.
+    """
+    model_dir = dict(parse_assignments(overrides)).get("model_dir", RunConfig.model_fields["model_dir"].default)
+
+    def asked(path: Path) -> ResolvedConfig:
+        return load_config(method, env, env_id, path, overrides)
+
+    folder, _ = find_run(place, model_dir, lambda path: asked(path).config)
+    return make_runner(asked(folder / CONFIG)).run(mode, resume=folder)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from pydantic import field_validator
 
-from xrl.configs.schemas.fields import Float, Int, Section, param
+from xrl.configs.schemas.fields import Float, Int, Section, as_number, param
 
 
 class EnvironmentConfig(Section):
@@ -46,14 +47,24 @@ class RunConfig(Section):
     vectorize: Literal["sync", "async", "native"] = param(
         "sync", "environments in this process, in a process each, or in the emulator's own threads (atari only)")
     env_kwargs: dict[str, Any] = param({}, "keyword arguments of the environment's constructor")
+    max_env_failures: Int = param(
+        10, "failures of environments that a run survives by restarting them; the next one stops it", "failures", ge=0)
+    env_timeout: Float = param(
+        60.0, "an environment in a worker process (vectorize: async) that answers later counts as hung", "s", gt=0)
     environment: EnvironmentConfig = param(EnvironmentConfig(), "how a single environment is prepared")
 
     running_steps: Int = param(1_000_000, "length of a training run", "agent steps", ge=1)
     start_training: Int = param(10_000, "random actions before the first update", "agent steps", ge=1)
     buffer_size: Int = param(2_000_000, "capacity of the replay", "agent steps", ge=1)
     batch_size: Int = param(16, "sequences per update", "sequences", ge=1)
+    skip_nonfinite: Int = param(
+        0, "updates in a row with a non-finite loss or gradient that are skipped before the run stops", "updates", ge=0)
     gamma: Float = param(0.99, "discount factor of one agent step", gt=0, le=1)
 
+    checkpoint_every: int | str = param(
+        "10min", "training between checkpoints: agent steps, or minutes as in 10min; 0 for no checkpoints",
+        "agent steps or minutes")
+    keep_checkpoints: Int = param(2, "the newest checkpoints that stay on disk", "checkpoints", ge=1)
     eval_interval: Int = param(100_000, "training between evaluations; 0 for none", "agent steps", ge=0)
     test_episode: Int = param(10, "episodes of an evaluation", "episodes", ge=1)
     test_parallels: Int = param(20, "episodes of an evaluation played side by side, at most", "environments", ge=1)
@@ -72,6 +83,18 @@ class RunConfig(Section):
     def _yaml_switch(cls, value: Any) -> Any:
         """YAML reads a bare ``on`` or ``off`` as a truth value."""
         return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+    @field_validator("checkpoint_every", mode="before")
+    @classmethod
+    def _steps_or_minutes(cls, value: Any) -> Any:
+        if isinstance(value, str) and (minutes := re.fullmatch(r"(\d+(?:\.\d+)?) *(?:m|min|minutes?)", value.strip())):
+            if float(minutes[1]) == 0:
+                raise ValueError("must be more than 0 minutes; 0 alone means no checkpoints")
+            return f"{float(minutes[1]):g}min"
+        number = as_number(value)
+        if isinstance(number, str) or number < 0 or number != int(number):
+            raise ValueError("must be agent steps, or minutes as in 10min")
+        return int(number)
 
     @field_validator("env_id")
     @classmethod

@@ -97,6 +97,8 @@ class CriticConfig(Section):
 
 
 class ReplayConfig(Section):
+    storage: Literal["disk", "memory"] = param(
+        "disk", "disk: rows lie in the run folder and are read through the system's cache; memory: all of them in RAM")
     sampling: Literal["steps", "episodes"] = param(
         "steps", "windows uniform over steps, or over finished episodes first (official)")
     min_length: Int = param(50, "sampling: episodes: shorter episodes are never drawn", "agent steps", ge=1)

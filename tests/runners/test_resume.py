@@ -1,0 +1,326 @@
+"""A resumed run is the run: weights, replay, log; what may be different about it; what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from tests.agents.examples import Recorder, stored_rows
+from xrl.__main__ import main
+from xrl.common.callback import Callback
+from xrl.common.checkpoint import find_checkpoints
+from xrl.common.errors import CheckpointError, ConfigError
+from xrl.common.run_folder import locked
+from xrl.environment import REGISTRY_ENV
+from xrl.runners.resume import describe_checkpoints, run_folders
+from xrl.runners.runner import CURVE, get_runner
+
+CARTPOLE = {"method": "DreamerV2", "env": "classic_control", "env_id": "CartPole-v1"}
+SMALL = {"preset": "debug", "device": "cpu", "logger": "none", "running_steps": 150, "start_training": 40,
+         "checkpoint_every": 30, "buffer_size": 60}
+
+
+class Lost(Exception):
+    """Stands for the power cut: nothing of ours catches it."""
+
+
+class Cut(Callback):
+    """Ends the run at an agent step, by an error or a signal, in the middle of the step's callbacks."""
+
+    def __init__(self, step: int, how: int | type[Exception] = Lost, at: str = "on_step") -> None:
+        self.step, self.how = step, how
+        setattr(self, at, self.cut)
+
+    def cut(self, agent, *arguments) -> None:
+        if agent.agent_steps >= self.step:
+            self.step = 10**9
+            if isinstance(self.how, int):
+                signal.raise_signal(self.how)
+            else:
+                raise self.how
+
+
+class Keep(Callback):
+    """Holds the agent, to look at it afterwards."""
+
+    def on_train_begin(self, agent, target) -> None:
+        self.agent = agent
+
+
+@pytest.fixture
+def runner(tmp_path):
+    def make(name="models", callbacks=(), **keys):
+        return get_runner(callbacks=callbacks, **{**CARTPOLE, **SMALL, "model_dir": str(tmp_path / name), **keys})
+
+    return make
+
+
+def outcome(folder: Path, keep: Keep):
+    """Everything that must be equal: state, replay, log without the clock."""
+    checkpoint = find_checkpoints(folder)[-1]
+    state = checkpoint.load()
+    state.pop("replay")
+    state["callbacks"]["MetricLog"].pop("marks")
+    log = [{key: value for key, value in json.loads(line).items() if not key.startswith("time/")}
+           for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {"counters": checkpoint.counters, "state": plain(state), "replay": plain(stored_rows(keep.agent.replay)),
+            "log": log}
+
+
+def plain(value):
+    if isinstance(value, dict):
+        return {key: plain(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [plain(entry) for entry in value]
+    return np.asarray(value).tolist() if hasattr(value, "shape") else value
+
+
+VARIANTS = {
+    "plain": {}, "memory": {"replay.storage": "memory"}, "two environments": {"parallels": 2},
+    "async, ahead, lagging": {"parallels": 2, "vectorize": "async", "batches_ahead": 1, "policy_lag": 1},
+    "episodes": {"replay.sampling": "episodes"},
+    "continuous": {"env_id": "Pendulum-v1", "environment.time_limit": 25},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_resumed_run_is_the_same_run(runner, variant):
+    """Cut in the random phase, right after it, and after the replay has wrapped; then run to the end."""
+    keys = VARIANTS[variant]
+    whole = Keep()
+    expected = outcome(runner("whole", [whole], **keys).run(), whole)
+    for step in (15, 41, 137):
+        name = f"cut at {step}"
+        with pytest.raises(Lost):
+            runner(name, [Cut(step)], **keys).run()
+        keep = Keep()
+        folder = runner(name, [keep], **keys).run(resume=True)
+        assert outcome(folder, keep) == expected, name
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, None), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
+@pytest.mark.parametrize("at", ["on_step", "on_update", "on_pretrain", "on_evaluation"])
+def test_a_signal_saves_and_the_run_goes_on_where_it_stopped(runner, number, code, at):
+    keys = {"checkpoint_every": 10_000, "pretrain": 5}
+    whole, keep, recorder = Keep(), Keep(), Recorder()
+    expected = outcome(runner("whole", [whole], **keys).run(), whole)
+    with pytest.raises(KeyboardInterrupt if code is None else SystemExit) as caught:
+        runner("cut", [Cut(40 if at == "on_pretrain" else 60, number, at), recorder], **keys).run()
+    assert code is None or caught.value.code == code
+    stopped = recorder.named("pause")[0][1:3]
+    folder = run_folders_of(runner("cut"))[0]
+    assert tuple(find_checkpoints(folder)[-1].counters[name] for name in ("agent_steps", "updates")) == stopped
+    assert stopped[0] < 110
+    runner("cut", [keep], **keys).run(resume=folder)
+    assert outcome(folder, keep) == expected
+
+
+def run_folders_of(runner):
+    return run_folders(Path(runner.config.model_dir))
+
+
+def test_an_interrupted_evaluation_is_made_again(runner):
+    """Its records are those of the undisturbed run, no more and no fewer."""
+    class InEvaluation(Callback):
+        def on_step(self, agent):
+            if agent.agent_steps == 100:  # before the evaluation that is due
+                signal.raise_signal(signal.SIGTERM)
+
+    whole, keep = Keep(), Keep()
+    expected = outcome(runner("whole", [whole]).run(), whole)
+    with pytest.raises(SystemExit):
+        runner("cut", [InEvaluation()]).run()
+    folder = runner("cut", [keep]).run(resume=True)
+    assert outcome(folder, keep) == expected
+    assert [record["frames"] for record in expected["log"] if "eval/return" in record] == [100]
+
+
+def test_a_run_without_a_checkpoint_begins_again_in_its_folder(runner):
+    whole, keep = Keep(), Keep()
+    expected = outcome(runner("whole", [whole]).run(), whole)
+    with pytest.raises(Lost):
+        runner("cut", [Cut(0, at="on_train_begin")]).run()
+    (folder,) = run_folders_of(runner("cut"))
+    assert not find_checkpoints(folder)
+    (folder / "metrics.jsonl").write_text('{"left": "over"}\n')
+    assert runner("cut", [keep]).run(resume=True) == folder
+    assert outcome(folder, keep) == expected
+
+
+def test_a_finished_run_can_be_made_longer(runner):
+    whole, keep = Keep(), Keep()
+    expected = outcome(runner("whole", [whole], running_steps=200).run(), whole)
+    folder = runner("short").run()
+    assert runner("short", [keep], running_steps=200).run(resume=True) == folder
+    assert outcome(folder, keep) == expected
+    assert "running_steps: 200" in (folder / "config.yaml").read_text()
+
+
+def test_a_benchmark_goes_on_as_one(runner):
+    whole = runner("whole").benchmark()
+    for step in (20, 120):
+        with pytest.raises(Lost):
+            runner(f"cut{step}", [Cut(step)]).benchmark()
+        folder = runner(f"cut{step}").run(resume=True)  # it remembers what it is
+        assert (folder / CURVE).read_text() == (whole / CURVE).read_text()
+
+
+def test_other_words_would_make_it_another_run(runner):
+    folder = runner().run()
+    with pytest.raises(ConfigError, match=rf"{folder}: gamma is 0.995 in this run, not 0.5; .*running_steps"):
+        runner(gamma=0.5).run(resume=True)
+    with pytest.raises(ConfigError, match="resume: test trains nothing"):
+        runner().run("test", resume=True)
+    with pytest.raises(CheckpointError, match="no run to go on with here"):
+        runner("nowhere").run(resume=True)
+
+
+def test_the_newest_run_that_agrees_is_meant(runner):
+    first, second = runner(seed=3).run(), runner(seed=4).run()
+    assert runner(seed=3).run(resume=True) == first
+    assert runner(seed=4, running_steps=160).run(resume=True) == second
+    shutil.rmtree(second)
+    with pytest.raises(ConfigError, match="seed is 3 in this run, not 4"):
+        runner(seed=4).run(resume=True)
+
+
+def test_one_process_trains_a_run(runner):
+    folder = runner().run()
+    with locked(folder), pytest.raises(ConfigError, match="another process"):
+        runner().run(resume=folder)
+
+
+def test_the_logs_are_cut_where_the_checkpoint_was_written(runner):
+    """TensorBoard's as well; a reader sees every record once."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def events(folder):
+        seen = EventAccumulator(str(folder)).Reload()
+        return {tag: [(event.step, event.value) for event in seen.Scalars(tag)] for tag in seen.Tags()["scalars"]
+                if not tag.startswith("time/")}
+
+    whole = runner("whole", logger="tensorboard").run()
+    with pytest.raises(Lost):
+        runner("cut", [Cut(137)], logger="tensorboard").run()
+    folder = runner("cut", logger="tensorboard").run(resume=True)
+    assert events(folder) == events(whole) and len(events(whole)["eval/return"]) == 1
+
+
+class Forgetful(gymnasium.Env):
+    """Cannot save itself."""
+
+    def __init__(self) -> None:
+        self.observation_space, self.action_space = spaces.Box(-9, 9, (2,), np.float32), spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.count = 0
+        return self.np_random.normal(size=2).clip(-9, 9).astype(np.float32), {}
+
+    def step(self, action):
+        self.count += 1
+        return np.full(2, self.count % 9, np.float32), 1.0, self.count == 33, False, {}
+
+
+def test_an_environment_that_cannot_save_goes_on_with_fresh_episodes_and_says_so(runner, capsys, monkeypatch):
+    monkeypatch.setitem(REGISTRY_ENV, "forgetful", Forgetful)
+    keys = {"env": "forgetful", "env_id": "any", "buffer_size": 1000, "parallels": 2}
+    with pytest.raises(Lost):
+        runner("cut", [Cut(100)], **keys).run()
+    told = capsys.readouterr().err
+    assert told.count("not exact") == 1 and "Forgetful implements no get_state" in told
+    folder, = run_folders_of(runner("cut"))
+    assert "not exact: " in describe_checkpoints(folder)
+    steps = find_checkpoints(folder)[-1].counters["agent_steps"]
+    keep = Keep()
+    runner("cut", [keep], **keys).run(resume=True)
+    assert "not exact" in capsys.readouterr().err
+    rows = stored_rows(keep.agent.replay)
+    per_env = steps // 2 + (rows["is_first"][:, 0].cumsum() <= 0).sum()
+    cuts = np.flatnonzero(rows["is_first"][1:, 0] & ~rows["is_last"][:-1, 0]) + 1
+    assert len(cuts) == 2, "the end of the random phase, and the resume"
+    assert per_env <= len(rows["is_first"])
+    assert not np.array_equal(rows["obs.vector"][0], rows["obs.vector"][cuts[1]]), "another episode than at the start"
+
+
+def test_a_checkpoint_of_every_minute_follows_the_clock(runner, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("xrl.agents.checkpointing.time.monotonic", lambda: now[0])
+
+    class Tick(Callback):
+        def on_step(self, agent):
+            now[0] += 1.0  # seconds
+
+    folder = runner(callbacks=[Tick()], checkpoint_every="0.5 min", keep_checkpoints=9).run()
+    assert [one.counters["agent_steps"] for one in find_checkpoints(folder)] == [0, 30, 60, 90, 120, 150]
+
+
+def test_no_checkpoints_on_request(runner):
+    folder = runner(checkpoint_every=0).run()
+    assert not (folder / "checkpoints").exists()
+    kept = sum(int(path.name.split("_")[2].split(".")[0]) - int(path.name.split("_")[1])
+               for path in (folder / "replay").glob("rows_*"))
+    assert kept <= 60 + 200, "forgotten rows are not kept for anybody"
+
+
+def test_a_full_disk_costs_the_checkpoint_and_not_the_run(runner, capsys, monkeypatch):
+    from xrl.common import checkpoint as module
+    real, failing = module.write_arrays, [False]
+
+    def full(*arguments):
+        if failing[0]:
+            raise OSError(28, "No space left on device")
+        return real(*arguments)
+
+    class Fill(Callback):
+        def on_step(self, agent):
+            failing[0] = 60 <= agent.agent_steps < 125
+
+    monkeypatch.setattr(module, "write_arrays", full)
+    folder = runner(callbacks=[Fill()], keep_checkpoints=9).run()
+    assert [one.counters["agent_steps"] for one in find_checkpoints(folder)] == [0, 30, 150]
+    told = capsys.readouterr().err
+    assert told.count("CHECKPOINT FAILED") == 3 and "No space left" in told
+
+
+# The command line --------------------------------------------------------------------------------------------------
+
+WORDS = ["--method", "dreamerv2", "--env", "classic_control", "--env-id", "CartPole-v1",
+         *(f"{key}={value}" for key, value in SMALL.items())]
+
+
+def test_the_command_line_resumes_the_newest_run_of_this_directory(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *WORDS]) == 0
+    assert main(["train", "--resume"]) == 0
+    assert main(["train", "--resume", "running_steps=170"]) == 0
+    (folder,) = run_folders(Path("models"))
+    assert find_checkpoints(folder)[-1].counters["agent_steps"] == 170
+    assert main(["train", "--resume", str(folder), "running_steps=180"]) == 0
+    assert main(["train", *WORDS[:6], "--resume", "running_steps=190"]) == 0
+    assert find_checkpoints(folder)[-1].counters["agent_steps"] == 190
+    capsys.readouterr()
+    assert main(["checkpoints", "models"]) == 0
+    told = capsys.readouterr().out
+    assert str(folder) in told and "190" in told and told.count("exact") == 2
+    for words, message in ((["train", "--resume", "seed=9"], "seed is 1 in this run, not 9"),
+                           (["train", "--resume", "elsewhere"], "no run to go on with"),
+                           (["test", "--resume"], "test trains nothing"),
+                           (["train", "--resume", "--config", "a.yaml"], "has a configuration of its own"),
+                           (["checkpoints"], "needs one PATH"), (["checkpoints", "nowhere"], "no run here")):
+        assert main(words) == 2
+        assert message in capsys.readouterr().err, words
+    state = find_checkpoints(folder)[-1].path / "state.json"
+    os.truncate(state, 10)
+    assert main(["checkpoints", str(folder)]) == 0
+    assert "no: " in capsys.readouterr().out
+    assert main(["train", "--resume", "running_steps=200"]) == 0
+    assert "checkpoint skipped" in capsys.readouterr().err

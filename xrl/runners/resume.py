@@ -1,0 +1,112 @@
+"""Finding the run to go on with, and what may be different about it this time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from xrl.common.checkpoint import CHECKPOINTS, Checkpoint, checkpoint_paths, read_checkpoint
+from xrl.common.config import load_config
+from xrl.common.config_keys import flatten
+from xrl.common.errors import CheckpointError, ConfigError, XrlError
+from xrl.common.run_folder import CONFIG
+from xrl.configs.schemas.base import RunConfig
+
+# Keys that can change without making it another run: how long it is, where it is seen, what it survives.
+FREE = frozenset({
+    "running_steps", "checkpoint_every", "keep_checkpoints", "max_env_failures", "env_timeout", "skip_nonfinite",
+    "eval_interval", "test_episode", "log_interval", "logger", "project_name", "log_dir", "model_dir", "render_mode",
+    "fps"})
+
+
+def find_run(place: str | Path | None, model_dir: str, asked: Callable[[Path], RunConfig]) -> tuple[Path, RunConfig]:
+    """The folder of the run that ``place`` means, and its configuration with what the user asked for over it.
+
+    ``place``: a run folder, or a folder of run folders, of which the newest is meant that agrees with what was asked
+    for; None: ``model_dir``. ``asked(path)``: the configuration in a file, and the user's own words over it.
+    Raises CheckpointError where there is none, ConfigError where the words would make it another run.
+    """
+    root = Path(model_dir if place is None else place)
+    folders = run_folders(root)
+    if not folders:
+        raise CheckpointError(f"{root}: no run to go on with here (a folder with {CONFIG}); name another place, or "
+                              f"leave resume out to start one")
+    reasons = []
+    for folder in folders:
+        try:
+            saved, config = flatten(read_config(folder)), asked(folder / CONFIG)
+        except XrlError as error:
+            reasons.append(f"{folder}: {error}")
+            continue
+        now = flatten(config)
+        if refused := sorted(key for key in saved.keys() | now.keys() if key not in FREE and
+                             saved.get(key) != now.get(key)):
+            key = refused[0]
+            reasons.append(f"{folder}: {key} is {saved.get(key)!r} in this run, not {now.get(key)!r}")
+            continue
+        return folder, config
+    raise ConfigError(f"resume: {reasons[0]}; resume with the run's own values, or start a new run (these can change: "
+                      f"{', '.join(sorted(FREE))})")
+
+
+def run_folders(root: Path) -> list[Path]:
+    """Run folders at ``root`` or below, the one that was written to last first."""
+    found = [path.parent for pattern in ("", "*/", "*/*/", "*/*/*/") for path in root.glob(f"{pattern}{CONFIG}")]
+    return sorted(found, key=_last_written, reverse=True)
+
+
+def _last_written(folder: Path) -> float:
+    paths = [folder / CONFIG, folder / CHECKPOINTS]
+    return max(path.stat().st_mtime for path in paths if path.exists())
+
+
+def read_config(folder: Path) -> RunConfig:
+    """The configuration that a run was started with. Raises CheckpointError."""
+    try:
+        return load_config(config_path=folder / CONFIG).config
+    except ConfigError as error:
+        raise CheckpointError(f"{folder}: its configuration cannot be read: {error}") from error
+
+
+def describe_checkpoints(place: str | Path) -> str:
+    """A table of the checkpoints of every run at ``place`` or below, each file of them compared with its checksum."""
+    folders = run_folders(Path(place))
+    if not folders:
+        raise CheckpointError(f"{place}: no run here (a folder with {CONFIG}); name a run, or a folder of runs")
+    blocks = []
+    for folder in folders:
+        rows: list[tuple[str, ...]] = [("agent steps", "updates", "written", "size", "complete", "verified", "resume")]
+        rows += [_line(path) for path in checkpoint_paths(folder)]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        blocks.append("\n".join([str(folder), *(lines if len(rows) > 1 else ["no checkpoint yet"])]))
+    return "\n\n".join(blocks)
+
+
+def _line(path: Path) -> tuple[str, ...]:
+    try:
+        checkpoint = read_checkpoint(path)
+    except CheckpointError as error:
+        return path.name, "", "", "", f"no: {error}", "", ""
+    counters, facts = checkpoint.counters, checkpoint.manifest["facts"]
+    written = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(checkpoint.manifest["time"]))
+    exact = "exact" if facts.get("exact", True) else f"not exact: {facts.get('not_exact_because')}"
+    return (f"{counters['agent_steps']:,}", f"{counters['updates']:,}", written, _size(checkpoint.bytes), "yes",
+            _verified(checkpoint), exact)
+
+
+def _verified(checkpoint: Checkpoint) -> str:
+    try:
+        checkpoint.verify()
+    except CheckpointError as error:
+        return f"no: {error}"
+    return "yes"
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.3g} {unit}"
+        count /= 1024
+    return f"{count:.3g} GiB"
