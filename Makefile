@@ -17,7 +17,7 @@ test: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/pytest -m "not slow" -n 2
 
-# The learning results of docs/benchmarks.md, measured again: about an hour and a half on two cores.
+# The learning results of docs/benchmarks.md, measured again: about forty minutes on two cores.
 learn: $(INSTALLED)
 	$(BIN)/pytest -m slow
 

@@ -127,12 +127,12 @@ def configs(draw: Callable[..., Any], bases: Sequence[str], canary: Path) -> tup
     text, done = draw(st.sampled_from(list(bases))), []
     if draw(st.integers(0, 3)):
         tree = yaml.safe_load(text)
-        for _ in range(draw(st.integers(1, 3))):
+        for _ in range(draw(st.integers(1, 2))):
             how = draw(st.sampled_from(TREE_CHANGES))
             change_tree(tree, how, draw(st.integers(0, 10**4)), draw(values()))
             done.append(how)
         text = dumped(tree)
-    if not done or draw(st.booleans()):
+    if not done or draw(st.integers(0, 3)) == 0:
         how = draw(st.sampled_from(sorted(TEXT_CHANGES)))
         done.append(how)
         changed = TEXT_CHANGES[how](draw, text, canary)
@@ -153,6 +153,13 @@ def _snippet(draw: Any, text: str, canary: Path) -> str:
     key, colon, _ = lines[at].partition(":")
     lines[at] = f"{key}{colon or ':'} {draw(st.sampled_from(snippets(canary)))}"
     return "\n".join(lines)
+
+
+def _kwargs(draw: Any, text: str, canary: Path) -> str:
+    """The one key that takes anything."""
+    lines = [line for line in text.splitlines() if not line.startswith("env_kwargs")]
+    template = draw(st.sampled_from(["env_kwargs: {}", "env_kwargs: {{a: {}}}", "env_kwargs:\n  a: {}"]))
+    return "\n".join([*lines, template.format(draw(st.sampled_from(snippets(canary))))])
 
 
 def _flipped(draw: Any, text: str, canary: Path) -> bytes:
@@ -176,6 +183,7 @@ def _inserted(draw: Any, text: str, canary: Path) -> str:
 TEXT_CHANGES: dict[str, Callable[..., str | bytes]] = {
     "snippet": _snippet,
     "snippet ": _snippet,  # twice as often
+    "env_kwargs": _kwargs,
     "flipped bits": _flipped,
     "a line twice": _line_twice,
     "text inserted": _inserted,
@@ -265,25 +273,29 @@ def _swap(path: Path, recipe: Recipe, outside: Path) -> None:
 
 
 def _link(path: Path, recipe: Recipe, outside: Path) -> None:
-    moved = outside / f"moved_{path.name}"
-    shutil.copy(path, moved)
-    path.unlink()
-    path.symlink_to(moved)
+    moved = outside / f"moved_{path.parent.name}_{path.name}"
+    if not path.is_symlink():
+        shutil.move(path, moved)
+        path.symlink_to(moved)
+
+
+def run_of(path: Path) -> Path:
+    return next(parent for parent in path.parents if (parent / "config.yaml").exists())
 
 
 def _folder_link(path: Path, recipe: Recipe, outside: Path) -> None:
-    folder = path.parent.parent / REPLAY if recipe.other % 2 else path.parent
+    folder = run_of(path) / REPLAY if recipe.other % 2 else path.parent
     if not folder.is_symlink():
         shutil.move(folder, outside / folder.name)
         folder.symlink_to(outside / folder.name)
 
 
 def _log_link(path: Path, recipe: Recipe, outside: Path) -> None:
-    run = next(parent for parent in path.parents if (parent / "config.yaml").is_file())
+    run = run_of(path)
     name = ("metrics.jsonl", ".lock", "final_train_model.pth", "config.yaml")[recipe.other % 4]
     target = outside / "precious"
     if name == "config.yaml":
-        target.write_bytes((run / name).read_bytes())
+        shutil.copy(run / name, target)
     (run / name).unlink(missing_ok=True)
     (run / name).symlink_to(target)
 
@@ -314,7 +326,7 @@ DAMAGE: dict[str, Callable[[Path, Recipe, Path], None]] = {
     "a log that is a link": _log_link,
     "a pipe or a folder": _special,
     "a checkpoint missing": lambda path, recipe, outside: shutil.rmtree(
-        checkpoint_folders(next(parent.parent for parent in path.parents if parent.name in (CHECKPOINTS, REPLAY)))[-1]),
+        checkpoint_folders(run_of(path))[-1]),
 }
 
 

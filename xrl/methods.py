@@ -67,6 +67,6 @@ def find_method(name: str) -> str:
     Raises ConfigError naming the nearest method if there is no such method.
     """
     if not isinstance(name, str) or name not in METHODS:
-        raise ConfigError(f"method: unknown method {name!r}.{suggestion(str(name), METHODS)} "
+        raise ConfigError(f"method: unknown method {repr(name)[:80]}.{suggestion(str(name)[:80], METHODS)} "
                           f"Known methods: {', '.join(METHODS)}")
     return METHODS.canonical(name)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from xrl.common.accelerate import autocast, keep_memory
+from xrl.common.accelerate import autocast, keep_memory, set_deterministic
 
 # How many pages must the system map for 256 MiB that were used and freed before? By default all, kept none.
 FAULTS = """
@@ -61,3 +61,15 @@ def test_elsewhere_the_allocator_is_left_alone(system, monkeypatch):
     else:
         monkeypatch.setattr(sys, "platform", system)
     assert keep_memory() is False
+
+
+def test_determinism_is_for_cpus_unless_said_otherwise():
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    before = torch.are_deterministic_algorithms_enabled()
+    try:
+        for wanted, device, expected in ((None, cpu, True), (None, cuda, False), (False, cpu, False), (True, cpu, True)):
+            set_deterministic(wanted, device)
+            assert torch.are_deterministic_algorithms_enabled() == expected
+            assert torch.backends.cudnn.benchmark != expected == torch.backends.cudnn.deterministic
+    finally:
+        torch.use_deterministic_algorithms(before)

@@ -98,7 +98,7 @@ def test_a_raw_environment_is_truncated_after_its_own_limit_and_closed(registere
 def test_infinite_action_bounds_warn_once_whatever_the_number_of_environments(registered):
     registered["Mine"] = MyRaw
     for vectorize in ("sync", "async"):
-        with pytest.warns(UserWarning, match=r"^environment 0 \(Mine/any-v0\): 1 action entries have inf") as caught:
+        with pytest.warns(UserWarning, match=r"^environment 0 \(Mine/any-v0\): 1 of 1 action entries have") as caught:
             make_envs(config("Mine", parallels=3, vectorize=vectorize)).close()
         assert len(caught) == 1
 

@@ -218,6 +218,22 @@ def test_workers_leave_such_signals_to_the_run(registered, name):
     assert signal.getsignal(getattr(signal, name)) is handler
 
 
+def test_programs_that_an_environment_starts_can_be_terminated():
+    class Starting(Troubled):
+        def step(self, action):
+            with subprocess.Popen([sys.executable, "-c", "import time; print(flush=True); time.sleep(20)"],
+                                  stdout=subprocess.PIPE) as program:
+                program.stdout.readline()
+                program.terminate()
+                assert program.wait(5) == -signal.SIGTERM
+            return super().step(action)
+
+    with row_envs(True, Starting) as envs:
+        envs.reset()
+        envs.step(ACTION[:1])
+        assert envs.failed == ()
+
+
 def test_closing_in_the_middle_of_a_step_does_not_wait_for_it(monkeypatch):
     monkeypatch.setattr("xrl.environment.workers._PATIENCE", 0.1)
     vector = Workers([Each(0, partial(Troubled, how="hang", at=1))], [0], 20)

@@ -257,7 +257,7 @@ def test_a_checkpoint_of_every_minute_follows_the_clock(runner, monkeypatch):
 
     class Tick(Callback):
         def on_step(self, agent):
-            now[0] += 1.0  # seconds
+            now[0] = float(agent.agent_steps)  # seconds
 
     folder = runner(callbacks=[Tick()], checkpoint_every="0.5 min", keep_checkpoints=9).run()
     assert [one.counters["agent_steps"] for one in find_checkpoints(folder)] == [0, 30, 60, 90, 120, 150]

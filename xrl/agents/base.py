@@ -19,7 +19,7 @@ from xrl.agents.crash import save_what_is_left
 from xrl.agents.evaluation import check_failures, play
 from xrl.agents.model_file import load_model_file, save_model_file
 from xrl.agents.monitor import MetricLog, Progress
-from xrl.common.accelerate import keep_memory
+from xrl.common.accelerate import keep_memory, set_deterministic
 from xrl.common.callback import Callback, Episode, Evaluation
 from xrl.common.config import as_config
 from xrl.common.errors import ConfigError, EnvironmentFault, NumericalError
@@ -56,6 +56,7 @@ class Agent(ABC, Generic[Config]):
         self.config: Config = as_config(config)  # type: ignore[assignment]
         self.envs = envs
         self.device = select_device(self.config.device)
+        set_deterministic(self.config.deterministic, self.device)
         if self.device.type == "cpu":
             keep_memory()
         elif self.device.type == "cuda":

@@ -163,6 +163,9 @@ def resume(agent: Agent[Any], folder: Path, keep: int) -> None:
                               f"device, or start another run from its model")
     state = checkpoint.load()
     try:
+        named = {file["name"] for file in state.get("replay", {}).get("files", ())}
+        if not named <= checkpoint.row_names:  # those are ours, and were verified
+            raise CheckpointError(f"{checkpoint.path}: its state names rows that its manifest does not list")
         agent.load_run_state(state)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
         if isinstance(error, CheckpointError):

@@ -37,6 +37,22 @@ def autocast(precision: Precision, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
+def set_deterministic(wanted: bool | None, device: torch.device) -> None:
+    """Make the same seed give the same numbers to the last bit on this machine, or not; None: on a CPU, where it costs
+    nothing.
+
+    It holds for the whole process. On a GPU PyTorch then chooses other algorithms, raises where there is none, and
+    convolutions are not tuned by trying; cuBLAS reads its setting when it is first used.
+    """
+    on = device.type == "cpu" if wanted is None else wanted
+    if on and device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(on)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing of ours reads what was not written
+    torch.backends.cudnn.deterministic = on
+    torch.backends.cudnn.benchmark = not on
+
+
 def keep_memory() -> bool:
     """Let this process keep the memory it frees (glibc only; True where it took effect).
 

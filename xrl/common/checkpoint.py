@@ -237,6 +237,8 @@ def _check_size(path: Path, size: int | None = None) -> None:
         if path.is_symlink():  # a checkpoint from a stranger must not lead out of its folder
             raise CheckpointError(f"{path}: is a link; a run's files must lie in its own folder")
         found = path.stat().st_size
+        if not path.is_file():  # a pipe would keep its reader waiting
+            raise CheckpointError(f"{path}: is no file")
     except OSError:
         raise CheckpointError(f"{path}: missing") from None
     if size is not None and found != size:

@@ -166,7 +166,10 @@ def _shipped_layers(method: str, env: str, env_id: str, schema: Schema) -> list[
 
 def _file_layer(path: Path, schema: Schema, label: str | None = None) -> list[Layer]:
     """The layer of a shipped file, or none if there is no such file; absence is the rule, not a mistake."""
-    if not path.is_file():
+    try:
+        if not path.is_file():
+            return []
+    except OSError:  # a name that is too long for any file
         return []
     root = Path(xrl.configs.__path__[0])
     shown = path.relative_to(root) if path.is_relative_to(root) else path

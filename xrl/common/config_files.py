@@ -18,6 +18,9 @@ Pairs = list[tuple[str, Any]]
 _EXPONENT = re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9]*)?[eE][-+]?[0-9]+$")
 
 
+_MOST_ENTRIES = 10_000
+
+
 class _Loader(yaml.SafeLoader):
     """A SafeLoader to which 1e-4 is a number and a key that is given twice is an error."""
 
@@ -42,6 +45,12 @@ for _class in (_Loader, _Dumper):
     _class.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
 
 
+def shown(text: str, longest: int = 200) -> str:
+    """``text`` as it may stand in an error of one line."""
+    text = text if text.isprintable() else repr(text)
+    return text if len(text) <= longest else f"{text[:longest - 3]}..."
+
+
 def read_yaml(path: str | Path) -> Pairs:
     """The pairs of a YAML file's mapping.
 
@@ -56,7 +65,7 @@ def read_yaml(path: str | Path) -> Pairs:
         where = "" if path.parent.is_dir() else f" (there is no folder {str(path.parent)!r})"
         raise ConfigError(f"{path}: no such config file{where}.{suggestion(path.name, beside)}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as a text file: {error}") from error
+        raise ConfigError(f"{path}: cannot be read as a text file: {shown(str(error))}") from error
     content = _parse(text, str(path))
     if content is None:
         raise ConfigError(f"{path}: the file is empty; write at least one 'key: value'")
@@ -91,10 +100,25 @@ def parse_assignments(assignments: Iterable[str]) -> Pairs:
 
 def _parse(text: str, label: str) -> Any:
     try:
-        return yaml.load(text, Loader=_Loader)
+        content = yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
-        raise ConfigError(f"{label}: {where}{error.problem or error.context}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{label}: not YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{label}: {where}{shown(error.problem or error.context or '')}") from error
+    # What PyYAML raises for `!!bool maybe`, `!!int ''`, `!!timestamp x` is no YAMLError.
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
+        raise ConfigError(f"{label}: not YAML: {shown(' '.join(str(error).split()))}") from error
+    _check_size(content, label)
+    return content
+
+
+def _check_size(content: Any, label: str) -> None:
+    """Aliases let a few lines stand for more than any memory holds, or for something that contains itself."""
+    waiting, seen = [content], 0
+    while waiting:
+        value = waiting.pop()
+        seen += 1
+        if seen > _MOST_ENTRIES:
+            raise ConfigError(f"{label}: stands for more than {_MOST_ENTRIES} entries, those behind an alias (*) "
+                              f"counted each time; write fewer")
+        waiting.extend(value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ())

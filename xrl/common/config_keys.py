@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import reprlib
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from xrl.common.config_files import shown
 from xrl.common.errors import ConfigError
 from xrl.common.registry import nearest
 from xrl.configs.schemas.base import RunConfig
@@ -208,6 +210,16 @@ def _problem(message: str) -> str:
 
 
 def _error(label: str, key: str, value: Any, problem: str, hint: str = "") -> ConfigError:
-    shown = repr(value)
-    shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
-    return ConfigError(f"{label}: {key}: {problem} (value {shown}).{hint}")
+    return ConfigError(f"{label}: {shown(key, 100)}: {shown(problem)} (value {_bounded(value)}).{hint}")
+
+
+def _bounded(value: Any) -> str:
+    """At most 80 characters of a value, found without writing out all of it: aliases make a few lines of YAML as large
+    as one likes."""
+    short = reprlib.Repr()
+    short.maxlevel, short.maxother, short.maxstring, short.maxlong = 4, 80, 80, 80
+    short.maxlist = short.maxtuple = short.maxdict = short.maxset = 12
+    try:
+        return shown(short.repr(value), 80)
+    except ValueError:  # Python writes out no integer of more than 4300 digits
+        return f"a huge {type(value).__name__}"

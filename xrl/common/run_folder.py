@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from xrl.common.config import save_config
-from xrl.common.errors import ConfigError, ModelFileError
+from xrl.common.errors import CheckpointError, ConfigError, ModelFileError
 from xrl.configs.schemas.base import RunConfig
 
 CONFIG = "config.yaml"
@@ -50,6 +51,21 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def check_closed(folder: Path) -> None:
+    """A run folder, perhaps a stranger's, holds files and folders: no link may lead reading or writing out of it, and
+    no pipe or device keep its reader waiting.
+
+    Raises CheckpointError.
+    """
+    for place, folders, files in os.walk(folder):
+        for name in [*folders, *files]:
+            mode = os.lstat(Path(place) / name).st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                what = "a link" if stat.S_ISLNK(mode) else "no file"
+                raise CheckpointError(f"{Path(place) / name}: is {what}; what a run consists of must lie in its own "
+                                      f"folder, {folder}, as files (that folder itself may be a link)")
 
 
 @contextmanager

@@ -47,10 +47,12 @@ def make_envs(config: RunConfig | Mapping[str, Any] | Namespace, *, seed_offset:
     factories = [EnvFactory(entry, config, f"{kind} {index} ({config.env_name}/{config.env_id})", render_mode)
                  for index in range(count)]
     vector = make_vector(factories, seeds, config.vectorize == "async", config.env_timeout)
+    envs = RowEnvs(vector, seeds, config.environment.action_repeat)
     if unbounded := vector.get_attr("unbounded_actions")[0]:
-        warnings.warn(f"{factories[0].label}: {unbounded} action entries have infinite bounds; they are given actions "
-                      f"in [-1, 1]. Set finite bounds to use another range.", stacklevel=2)
-    return RowEnvs(vector, seeds, config.environment.action_repeat)
+        warnings.warn(f"{factories[0].label}: {unbounded} of {envs.action_spec.size} action entries have infinite "
+                      f"bounds; they are given actions in [-1, 1]. Set finite bounds to use another range.",
+                      stacklevel=2)
+    return envs
 
 
 def _native_maker(entry: Any, config: RunConfig) -> Callable[[RunConfig, int], Vector]:

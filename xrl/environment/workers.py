@@ -280,10 +280,11 @@ def _close(workers: list[_Worker]) -> None:
 
 
 def _work(connection: Connection, parent: int, factory: Factory, seed: int, restarts: int) -> None:
-    # Such signals reach the whole process group; the run saves first and closes its workers itself.
+    # Such signals reach the whole process group; the run saves first and closes its workers itself. Heard and not
+    # ignored, because programs that an environment starts would inherit that, and could not be terminated.
     for name in _LEFT_TO_THE_PARENT:
         if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+            signal.signal(getattr(signal, name), lambda number, frame: None)
     threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
     with suppress(EOFError, OSError):  # the parent is gone
         _serve(connection, factory, seed, restarts)

@@ -10,7 +10,7 @@ from xrl.common.checkpoint import CHECKPOINTS, Checkpoint, checkpoint_paths, rea
 from xrl.common.config import load_config
 from xrl.common.config_keys import flatten
 from xrl.common.errors import CheckpointError, ConfigError, XrlError
-from xrl.common.run_folder import CONFIG
+from xrl.common.run_folder import CONFIG, check_closed
 from xrl.configs.schemas.base import RunConfig
 
 # Keys that can change without making it another run: how long it is, where it is seen, what it survives.
@@ -35,6 +35,7 @@ def find_run(place: str | Path | None, model_dir: str, asked: Callable[[Path], R
     reasons = []
     for folder in folders:
         try:
+            check_closed(folder)
             saved, config = flatten(read_config(folder)), asked(folder / CONFIG)
         except XrlError as error:
             reasons.append(f"{folder}: {error}")

@@ -43,6 +43,8 @@ class RunConfig(Section):
         "off", "torch.compile for the small parts of an update that run most often; starts up for half a minute")
     cuda_graph: Literal["auto", "off"] = param(
         "auto", "on a GPU an update, and a step of the policy, is one CUDA graph; off: one launch per operation")
+    deterministic: bool | None = param(
+        None, "the same seed gives the same run to the last bit on this machine; null: on a CPU, where it is free")
     parallels: Int = param(1, "environments stepped side by side", "environments", ge=1)
     vectorize: Literal["sync", "async", "native"] = param(
         "sync", "environments in this process, in a process each, or in the emulator's own threads (atari only)")
@@ -88,11 +90,11 @@ class RunConfig(Section):
     @classmethod
     def _steps_or_minutes(cls, value: Any) -> Any:
         if isinstance(value, str) and (minutes := re.fullmatch(r"(\d+(?:\.\d+)?) *(?:m|min|minutes?)", value.strip())):
-            if float(minutes[1]) == 0:
-                raise ValueError("must be more than 0 minutes; 0 alone means no checkpoints")
-            return f"{float(minutes[1]):g}min"
+            if not 1e-6 <= float(minutes[1]) <= 1e9:
+                raise ValueError("must be more than 0 minutes (0 alone means no checkpoints) and less than for ever")
+            return f"{float(minutes[1]):.6f}".rstrip("0").rstrip(".") + "min"
         number = as_number(value)
-        if isinstance(number, str) or number < 0 or number != int(number):
+        if not isinstance(number, int | float) or number < 0 or number != int(number):
             raise ValueError("must be agent steps, or minutes as in 10min")
         return int(number)
 
