@@ -230,7 +230,7 @@ def apply(recipe: Recipe, run: Path, outside: Path) -> None:
     if recipe.how == "config":
         (run / "config.yaml").write_bytes(recipe.config)
     elif recipe.how in DAMAGE:
-        for folder in checkpoint_folders(run)[0 if recipe.both else -1:]:
+        for folder in reversed(checkpoint_folders(run)[0 if recipe.both else -1:]):
             files = [*sorted(folder.iterdir()), *sorted((run / REPLAY).iterdir())]
             DAMAGE[recipe.how](files[recipe.pick % len(files)], recipe, outside)
     else:
@@ -325,8 +325,7 @@ DAMAGE: dict[str, Callable[[Path, Recipe, Path], None]] = {
     "a folder that is a link": _folder_link,
     "a log that is a link": _log_link,
     "a pipe or a folder": _special,
-    "a checkpoint missing": lambda path, recipe, outside: shutil.rmtree(
-        checkpoint_folders(run_of(path))[-1]),
+    "a checkpoint missing": lambda path, recipe, outside: shutil.rmtree(checkpoint_folders(run_of(path))[-1]),
 }
 
 

@@ -20,7 +20,7 @@ import pytest
 import torch
 
 import xrl
-from xrl.__main__ import main
+from xrl.__main__ import _parser, main
 from xrl.common import config as config_module
 from xrl.common.config_files import read_yaml
 from xrl.common.config_keys import Layer, keys_of, make_layer, merge
@@ -91,9 +91,10 @@ def test_python_runs_and_command_lines_resolve(page, small, monkeypatch):
             exec(compile(text, f"{page_id(page)}, Python block {number}", "exec"), module.__dict__)
     for line in "".join(commands).splitlines():
         if line.startswith(("xrl ", "python -m xrl ")):
-            command, *arguments = shlex.split(line.removeprefix("python -m "))[1:]
-            assert command in ("train", "test", "benchmark", "profile", "config"), line
-            assert main(["config", *arguments]) == 0, line
+            command, *arguments = shlex.split(line.removeprefix("python -m "), comments=True)[1:]
+            _parser().parse_intermixed_args([command, *arguments])
+            if command in ("train", "test", "benchmark", "profile", "config") and "--resume" not in arguments:
+                assert main(["config", *arguments]) == 0, line
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
@@ -125,7 +126,7 @@ def test_every_logged_key_is_explained_and_nothing_else(small, env, env_id):
     assert all(record.keys() >= set(COUNTERS) for record in records)
     logged = set().union(*records)
     other_kind = {"model/image_loss"} if env == "classic_control" else {"model/vector_loss"}
-    assert logged == explained - other_kind
+    assert logged == explained - other_kind - {"env/failures"}
 
 
 def test_table_of_keys_is_up_to_date():

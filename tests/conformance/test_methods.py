@@ -15,9 +15,11 @@ from gymnasium import spaces
 import xrl
 from tests.agents.examples import Recorder, same, tiny, untimed, watched_environments, weights
 from xrl.agents.base import Agent
-from xrl.common.files import read_metadata
+from xrl.common.callback import Callback
+from xrl.common.checkpoint import find_checkpoints
 from xrl.common.config import as_config, load_config
 from xrl.common.config_keys import keys_of
+from xrl.common.files import read_metadata
 from xrl.common.registry import load
 from xrl.configs.schemas.base import RunConfig
 from xrl.environment import REGISTRY_ENV, make_envs
@@ -188,3 +190,41 @@ def test_the_public_entry_runs_it(method, tmp_path):
         folder = runner.run()
     assert folder.parent == tmp_path / method / "CartPole-v1"
     assert load_config(config_path=folder / "config.yaml").config == runner.config
+
+
+class Lost(Exception):
+    """A power cut."""
+
+
+class PowerCut(Callback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step(self, agent: Agent) -> None:
+        if agent.agent_steps >= self.step:
+            raise Lost
+
+
+@pytest.mark.parametrize("action", ["CartPole-v1", "Pendulum-v1"])
+def test_a_run_that_is_cut_and_resumed_is_the_same_run(method, action, tmp_path):
+    def runner(name: str, *callbacks: Callback) -> Any:
+        return xrl.get_runner(method=method, env="classic_control", env_id=action, model_dir=str(tmp_path / name),
+                              preset="debug", logger="none", running_steps=150, checkpoint_every=40, callbacks=callbacks)
+
+    def last(folder: Any) -> dict[str, Any]:
+        state = find_checkpoints(folder)[-1].load()
+        state["callbacks"].pop("MetricLog")
+        return state
+
+    expected = last(runner("whole").run())
+    with pytest.raises(Lost):
+        runner("cut", PowerCut(130)).run()
+    assert identical(last(runner("cut").run(resume=True)), expected)
+
+
+def identical(one: Any, other: Any) -> bool:
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(identical(value, other[key]) for key, value in one.items())
+    if isinstance(one, list):
+        return len(one) == len(other) and all(identical(*pair) for pair in zip(one, other, strict=True))
+    return bool(np.array_equal(one, other)) and type(one) is type(other)

@@ -109,8 +109,7 @@ class Workers:
         """A worker that is lost has no state; the next step replaces it."""
         states: list[dict[str, Any] | Unsaveable] = []
         for worker, answer in zip(self._workers, self._answers("get_state", [()] * self.num_envs), strict=True):
-            states.append(Unsaveable(f"{worker.label} is lost: {answer}") if isinstance(answer, _Lost)
-                          else answer)
+            states.append(Unsaveable(f"{worker.label} is lost: {answer}") if isinstance(answer, _Lost) else answer)
         return states
 
     def set_states(self, states: Sequence[Any], over: np.ndarray) -> None:
@@ -171,6 +170,7 @@ class Workers:
     def _restart(self, index: int, lost: _Lost) -> tuple[list[bytes], dict[str, Any]]:
         """Another process for one environment, begun anew; raises EnvironmentFault if that one is lost, too."""
         self._restarts[index] += 1
+        self._asking = True
         label = self._workers[index].label
         try:
             worker = _Worker(self._factories[index], self._seeds[index], self._restarts[index], self._timeout)
@@ -180,6 +180,7 @@ class Workers:
             obs, _ = worker.answer(time.monotonic())
         except (_Lost, XrlError, OSError) as error:
             raise EnvironmentFault(f"{label} cannot be restarted: {error}\nIt had failed: {lost}") from error
+        self._asking = False
         return obs, {"failure": f"{label}: {lost}", "failure_kind": lost.kind}
 
 
