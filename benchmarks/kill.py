@@ -208,8 +208,10 @@ def events_of(run: Path) -> Iterator[bytes]:
 def table(cases: list[dict[str, Any]]) -> str:
     lines = ["| run | kills | while a checkpoint was written | after the replay had wrapped | not the same |",
              "|---|---|---|---|---|"]
-    lines += [f"| {case['case']} | {case['kills']} | {case['notes'].get('killed while a checkpoint was written', 0)} "
-              f"| {case['notes'].get('after the replay had wrapped', 0)} | {len(case['different'])} |" for case in cases]
+    for case in cases:
+        writing, wrapped = (case["notes"].get(note, 0) for note in
+                            ("killed while a checkpoint was written", "after the replay had wrapped"))
+        lines.append(f"| {case['case']} | {case['kills']} | {writing} | {wrapped} | {len(case['different'])} |")
     return "\n".join(lines)
 
 

@@ -10,9 +10,9 @@ import yaml
 import xrl
 import xrl.configs
 from tests.agents.examples import watched_environments
-from xrl.common.files import read_metadata
 from xrl.common.config import load_config
 from xrl.common.config_keys import flatten
+from xrl.common.files import read_metadata
 from xrl.methods import METHODS
 
 ROOT = Path(next(iter(xrl.configs.__path__)))

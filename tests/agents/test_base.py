@@ -18,9 +18,9 @@ from xrl.agents.base import select_device
 from xrl.agents.dreamer_v2 import DreamerV2Agent
 from xrl.common import get_configs
 from xrl.common.callback import Callback, Episode
-from xrl.common.files import load_tensors
 from xrl.common.config import as_config, load_config
 from xrl.common.errors import ConfigError, EnvironmentFault, NumericalError
+from xrl.common.files import load_tensors
 from xrl.common.run_folder import INTERRUPTED_MODEL, LAST_GOOD_MODEL
 from xrl.environment import REGISTRY_ENV, make_envs
 

@@ -67,7 +67,8 @@ def test_determinism_is_for_cpus_unless_said_otherwise():
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     before = torch.are_deterministic_algorithms_enabled()
     try:
-        for wanted, device, expected in ((None, cpu, True), (None, cuda, False), (False, cpu, False), (True, cpu, True)):
+        for wanted, device, expected in ((None, cpu, True), (None, cuda, False), (False, cpu, False),
+                                         (True, cpu, True)):
             set_deterministic(wanted, device)
             assert torch.are_deterministic_algorithms_enabled() == expected
             assert torch.backends.cudnn.benchmark != expected == torch.backends.cudnn.deterministic

@@ -52,7 +52,8 @@ def test_a_state_comes_back(tmp_path):
 def test_the_newest_stay_with_the_rows_that_they_count_on_and_newer_ones(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=2)
     for number in range(5):  # a ring of two files: the oldest is forgotten
-        checkpoints.write(snapshot(10 * number, [rows(tmp_path, 10 * n) for n in range(max(0, number - 1), number + 1)]))
+        held = range(max(0, number - 1), number + 1)
+        checkpoints.write(snapshot(10 * number, [rows(tmp_path, 10 * n) for n in held]))
         rows(tmp_path, 10 * number + 10)  # stored while the checkpoint was written
     assert [one.counters["agent_steps"] for one in find_checkpoints(tmp_path)] == [30, 40]
     assert [name[5:17] for name in names(tmp_path / "replay")] == [f"{n:012d}" for n in (20, 30, 40, 50)]
@@ -129,7 +130,8 @@ def test_leftovers_of_a_killed_writer_are_swept_and_never_read(tmp_path):
     assert names(tmp_path / "checkpoints") == [old.name, new.name]
 
 
-@pytest.mark.parametrize("name", ["../../../etc/passwd", "/etc/passwd", "rows_1_2.safetensors", "sub/rows_000000000000_000000000010.safetensors"])
+@pytest.mark.parametrize("name", ["../../../etc/passwd", "/etc/passwd", "rows_1_2.safetensors",
+                                  "sub/rows_000000000000_000000000010.safetensors"])
 def test_no_path_leads_out_of_the_run(tmp_path, name):
     path = Checkpoints(tmp_path, 1).write(snapshot(1))
     manifest = json.loads((path / "manifest.json").read_text())

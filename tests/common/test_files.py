@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from xrl.common import files
-from xrl.common.files import load_tensors, read_metadata, save_tensors, write_atomic
 from xrl.common.errors import ModelFileError
+from xrl.common.files import load_tensors, read_metadata, save_tensors, write_atomic
 
 
 def test_a_file_comes_back(tmp_path):

@@ -209,7 +209,8 @@ class PowerCut(Callback):
 def test_a_run_that_is_cut_and_resumed_is_the_same_run(method, action, tmp_path):
     def runner(name: str, *callbacks: Callback) -> Any:
         return xrl.get_runner(method=method, env="classic_control", env_id=action, model_dir=str(tmp_path / name),
-                              preset="debug", logger="none", running_steps=150, checkpoint_every=40, callbacks=callbacks)
+                              preset="debug", logger="none", running_steps=150, checkpoint_every=40,
+                              callbacks=callbacks)
 
     def last(folder: Any) -> dict[str, Any]:
         state = find_checkpoints(folder)[-1].load()

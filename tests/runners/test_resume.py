@@ -192,7 +192,8 @@ def test_the_newest_run_that_agrees_is_meant(runner):
         runner(seed=4).run(resume=True)
 
 
-def test_one_process_trains_a_run(runner):
+def test_one_process_trains_a_run(runner, monkeypatch):
+    monkeypatch.setattr("xrl.common.run_folder.PATIENCE", 0.1)
     folder = runner().run()
     with locked(folder), pytest.raises(ConfigError, match="another process"):
         runner().run(resume=folder)

@@ -16,9 +16,9 @@ import pytest
 import xrl
 from tests.agents.examples import Recorder, records, same, weights
 from xrl.common.callback import Callback
-from xrl.common.files import load_tensors, read_metadata, save_tensors
 from xrl.common.config import load_config
 from xrl.common.errors import ConfigError, EnvironmentFault, ModelFileError
+from xrl.common.files import load_tensors, read_metadata, save_tensors
 from xrl.common.seeding import EVALUATION_SEED, TEST_SEED
 from xrl.runners.runner import CURVE, Runner, get_runner
 
@@ -260,7 +260,7 @@ def test_environments_are_closed_when_a_step_raises(runner, watched, when):
 
     watched.trouble = broken
     recorder = Recorder()
-    with pytest.raises(EnvironmentFault, match=r"(?s)max_env_failures: 0.*environment . .*step raised LookupError: lost"):
+    with pytest.raises(EnvironmentFault, match=r"(?s)max_env_failures: 0.*environment . .*raised LookupError: lost"):
         runner(callbacks=[recorder], max_env_failures=0).run()
     assert_all_closed(watched)
     assert [event[0] for event in recorder.events[-2:]] == ["train_end", "finish"]

@@ -48,7 +48,8 @@ def set_deterministic(wanted: bool | None, device: torch.device) -> None:
     if on and device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(on)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing of ours reads what was not written
+    # Nothing of ours reads what was not written. (A property that type checkers do not see.)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.deterministic = on
     torch.backends.cudnn.benchmark = not on
 

@@ -17,6 +17,7 @@ from xrl.configs.schemas.base import RunConfig
 
 CONFIG = "config.yaml"
 LOCK = ".lock"
+PATIENCE = 4.0  # seconds to wait for the lock
 BEST_MODEL = "best_model.pth"
 FINAL_MODEL = "final_train_model.pth"
 INTERRUPTED_MODEL = "interrupted_model.pth"
@@ -80,10 +81,17 @@ def locked(folder: Path) -> Iterator[None]:
         yield
         return
     with (folder / LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"{folder}: another process is training this run; wait for it, or stop it") from None
+        # Environments in processes of their own hold it, too, and outlive a killed run for a second.
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise ConfigError(f"{folder}: another process is training this run; wait for it, or stop "
+                                      f"it") from None
+            time.sleep(0.1)
         yield
 
 
