@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 
 from tests.agents.examples import Recorder, stored_rows
@@ -121,6 +123,31 @@ def test_a_signal_saves_and_the_run_goes_on_where_it_stopped(runner, number, cod
     assert stopped[0] < 110
     runner("cut", [keep], **keys).run(resume=folder)
     assert outcome(folder, keep) == expected
+
+
+class Dice(Callback):
+    """Somebody who draws from the generators of nobody, and remembers."""
+
+    def __init__(self) -> None:
+        self.drawn = []
+
+    def on_step(self, agent) -> None:
+        self.drawn.append([random.random(), np.random.rand(), torch.rand(()).item()])
+
+    def state_dict(self, agent):
+        return {"drawn": self.drawn}
+
+    def load_state_dict(self, agent, state) -> None:
+        self.drawn = state["drawn"]
+
+
+def test_the_global_generators_and_the_state_of_a_users_callback_go_on(runner):
+    whole, dice = Dice(), Dice()
+    runner("whole", [whole]).run()
+    with pytest.raises(Lost):
+        runner("cut", [Dice(), Cut(100)]).run()
+    runner("cut", [dice]).run(resume=True)
+    assert dice.drawn == whole.drawn
 
 
 def run_folders_of(runner):

@@ -260,7 +260,7 @@ def test_environments_are_closed_when_a_step_raises(runner, watched, when):
 
     watched.trouble = broken
     recorder = Recorder()
-    with pytest.raises(EnvironmentFault, match=r"(?s)max_env_failures: 0.*environment . .*raised LookupError: lost"):
+    with pytest.raises(EnvironmentFault, match=r"(?s)max_env_failures: 0.*environment .*raised LookupError: lost"):
         runner(callbacks=[recorder], max_env_failures=0).run()
     assert_all_closed(watched)
     assert [event[0] for event in recorder.events[-2:]] == ["train_end", "finish"]
