@@ -2,7 +2,8 @@
 
     python benchmarks/replay.py
 
-A replay of 100,000 rows in episodes of 1,000, images or vectors, read in both sampling modes. Timed are the insert of
+A replay of 100,000 rows in episodes of 1,000, images or vectors, in memory or on disk (in the system's cache after
+having been written), read in both sampling modes. Timed are the insert of
 a row, the draw of a batch, and what brings a batch into the learner: "to torch" wraps the arrays, "to float" turns
 images into numbers in [-0.5, 0.5], as the world model does. Prints a Markdown table and writes
 benchmarks/results/replay.json.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from xrl.memory import SequenceReplay
 OBSERVATIONS = {"image": ObsSpec("image", (64, 64, 1)), "vector": ObsSpec("vector", (4,))}
 ACTION = ActionSpec("discrete", 6)
 SAMPLING = ("steps", "episodes")
+STORAGE = ("memory", "disk")
 BATCHES = ((16, 50), (50, 50))  # sequences, rows
 EPISODE = 1_000  # rows
 DRAWN = 64  # observations drawn beforehand, taken in turn
@@ -42,8 +45,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     accelerate.keep_memory()  # as in training: it is what a batch of floats costs most
-    cases = [case for kind in OBSERVATIONS for sampling in SAMPLING
-             for case in measure(kind, sampling, options.rows, options.repeats)]
+    cases = [case for kind in OBSERVATIONS for sampling in SAMPLING for storage in STORAGE
+             for case in measure(kind, sampling, storage, options.rows, options.repeats)]
     record = {**provenance(), "threads": options.threads, "rows": options.rows, "repeats": options.repeats,
               "cases": cases}
     options.output.parent.mkdir(parents=True, exist_ok=True)
@@ -51,22 +54,23 @@ def main() -> None:
     print(table(cases))
 
 
-def measure(kind: str, sampling: str, rows: int, repeats: int) -> list[dict[str, Any]]:
+def measure(kind: str, sampling: str, storage: str, rows: int, repeats: int) -> list[dict[str, Any]]:
     """One case per size of batch. Seconds are medians, those of an insert the mean."""
     random, found = np.random.default_rng(0), []
     seq_len = BATCHES[0][1]
-    replay = SequenceReplay({"obs": OBSERVATIONS[kind]}, ACTION, num_envs=1, capacity=rows, seq_len=seq_len,
-                            sampling=sampling, min_length=seq_len, prioritize_ends=True)
-    insert = fill(replay, OBSERVATIONS[kind], rows, random)
-    for batch_size, _ in BATCHES:
-        batch = replay.sample(batch_size, random)
-        found.append({
-            "observation": kind, "sampling": sampling, "batch": [batch_size, seq_len],
-            "replay_bytes": replay.nbytes, "batch_bytes": sum(array.nbytes for array in arrays(batch)),
-            "insert_us": 1e6 * insert,
-            "sample_ms": milliseconds(lambda size=batch_size: replay.sample(size, random), repeats),
-            "to_torch_ms": milliseconds(lambda rows=batch: to_torch(rows), repeats),
-            "to_float_ms": milliseconds(lambda rows=batch: to_float(rows), repeats)})
+    with tempfile.TemporaryDirectory() as folder:
+        replay = SequenceReplay({"obs": OBSERVATIONS[kind]}, ACTION, num_envs=1, capacity=rows, seq_len=seq_len,
+                                sampling=sampling, min_length=seq_len, prioritize_ends=True,
+                                folder=Path(folder) if storage == "disk" else None)
+        insert = fill(replay, OBSERVATIONS[kind], rows, random)
+        for batch_size, _ in BATCHES:
+            batch = replay.sample(batch_size, random)
+            found.append({
+                "observation": kind, "sampling": sampling, "storage": storage, "batch": [batch_size, seq_len],
+                "batch_bytes": sum(array.nbytes for array in arrays(batch)), "insert_us": 1e6 * insert,
+                "sample_ms": milliseconds(lambda size=batch_size: replay.sample(size, random), repeats),
+                "to_torch_ms": milliseconds(lambda rows=batch: to_torch(rows), repeats),
+                "to_float_ms": milliseconds(lambda rows=batch: to_float(rows), repeats)})
     return found
 
 
@@ -105,12 +109,11 @@ def milliseconds(work: Any, repeats: int) -> float:
 
 
 def table(cases: list[dict[str, Any]]) -> str:
-    lines = ["| observation | sampling | batch | MiB per batch | sample ms | to torch ms | to float ms | insert µs "
-             "| replay MiB |", "|---|---|---|---|---|---|---|---|---|"]
-    lines += [f"| {case['observation']} | {case['sampling']} | {case['batch'][0]} x {case['batch'][1]} "
-              f"| {case['batch_bytes'] / 2**20:.3g} | {case['sample_ms']:.3g} | {case['to_torch_ms']:.2g} "
-              f"| {case['to_float_ms']:.2g} | {case['insert_us']:.1f} | {case['replay_bytes'] / 2**20:,.0f} |"
-              for case in cases]
+    lines = ["| observation | sampling | storage | batch | MiB per batch | sample ms | to torch ms | to float ms "
+             "| insert µs |", "|---|---|---|---|---|---|---|---|---|"]
+    lines += [f"| {case['observation']} | {case['sampling']} | {case['storage']} | {case['batch'][0]} x "
+              f"{case['batch'][1]} | {case['batch_bytes'] / 2**20:.3g} | {case['sample_ms']:.3g} "
+              f"| {case['to_torch_ms']:.2g} | {case['to_float_ms']:.2g} | {case['insert_us']:.1f} |" for case in cases]
     return "\n".join(lines)
 
 

@@ -181,11 +181,11 @@ def test_replay(script, monkeypatch, tmp_path, capsys):
     run_main(replay, monkeypatch, "--rows", 150, "--repeats", 1, "--threads", 1, "--output", tmp_path / "replay.json")
     cases = json.loads((tmp_path / "replay.json").read_text())["cases"]
     row = {"image": 64 * 64 + 6 * 4 + 4 + 3, "vector": 4 * 4 + 6 * 4 + 4 + 3}  # bytes
-    assert [(case["observation"], case["sampling"], case["batch"][0]) for case in cases] == [
-        (kind, sampling, size) for kind in row for sampling in ("steps", "episodes") for size in (16, 50)]
+    assert [(case["observation"], case["sampling"], case["storage"], case["batch"][0]) for case in cases] == [
+        (kind, sampling, storage, size) for kind in row for sampling in ("steps", "episodes")
+        for storage in ("memory", "disk") for size in (16, 50)]
     for case in cases:
         assert case["batch_bytes"] == case["batch"][0] * case["batch"][1] * row[case["observation"]]
-        assert case["replay_bytes"] == 150 * row[case["observation"]]
         assert min(case[key] for key in ("insert_us", "sample_ms", "to_torch_ms", "to_float_ms")) > 0
     assert capsys.readouterr().out.count("\n") == 2 + len(cases)
 

@@ -337,8 +337,9 @@ def test_a_restored_replay_draws_and_goes_on_alike(tmp_path, sampling, stream, b
 def test_where_rows_are_kept_changes_nothing(tmp_path):
     """Segments of every size, in memory and on disk, against one segment that holds everything."""
     plain = make_replay(num_envs=2, capacity=26)
-    others = [make_replay(num_envs=2, capacity=26, folder=folder, segment_rows=rows)
-              for rows in (1, 2, 3, 7, 13, 40) for folder in (None, tmp_path / str(rows))]
+    others = [make_replay(num_envs=2, capacity=26, folder=folder, mapped=mapped, segment_rows=rows)
+              for rows in (1, 2, 3, 7, 13, 40)
+              for folder, mapped in ((None, True), (tmp_path / f"m{rows}", True), (tmp_path / str(rows), False))]
     for number in range(60):
         row = make_row(number, ["f" if number % 5 == 0 else "", "f" if number % 7 == 0 else ""])
         for replay in (plain, *others):

@@ -164,17 +164,19 @@ class DreamerV2Agent(Agent[DreamerV2Config]):
         """Reserve the replay and say what it will take, before a long run finds out."""
         config, specs = self.config, (self.envs.obs_spec, self.envs.action_spec)
         needed = SequenceReplay.nbytes_needed(*specs, config.buffer_size, self.envs.num_envs)
-        folder = self.folder / REPLAY if config.replay.storage == "disk" else None
+        on_disk = config.replay.storage == "disk"
+        folder = self.folder / REPLAY if on_disk or self.keeps_checkpoints else None
         if folder is not None:
             check_disk(needed, config.buffer_size, folder)
-        else:
+        if not on_disk:
             check_fits(needed, config.buffer_size)
         print(f"replay: {config.buffer_size:,} agent steps, up to {needed / 2**30:.3g} GiB "
-              f"{'on disk' if folder is not None else 'of memory'}", file=sys.stderr)
+              f"{'on disk' if on_disk else 'of memory'}", file=sys.stderr)
         return SequenceReplay(
             *specs, num_envs=self.envs.num_envs, capacity=config.buffer_size, seq_len=config.seq_len,
             sampling=config.replay.sampling, min_length=config.replay.min_length,
-            prioritize_ends=config.replay.prioritize_ends, folder=folder, keep_files=self.keeps_checkpoints)
+            prioritize_ends=config.replay.prioritize_ends, folder=folder, mapped=on_disk,
+            keep_files=self.keeps_checkpoints)
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"policy_acts": self.policy_acts}

@@ -51,15 +51,16 @@ class Segments:
     Args:
         fields: the entries of a row.
         num_envs: E.
-        folder: where sealed segments are written at once, and read from; None keeps them in memory.
+        folder: where sealed segments are written at once; None keeps them in memory alone.
+        mapped: they are read in their files then, and take no memory.
         keep_files: whether files of forgotten rows stay, because a checkpoint may count on them.
         segment_rows: rows of a full segment; by default about SEGMENT_BYTES, at most SEGMENT_ROWS rows.
     """
 
-    def __init__(self, fields: Fields, num_envs: int, folder: Path | None = None, keep_files: bool = False,
-                 segment_rows: int | None = None) -> None:
+    def __init__(self, fields: Fields, num_envs: int, folder: Path | None = None, mapped: bool = True,
+                 keep_files: bool = False, segment_rows: int | None = None) -> None:
         self._fields, self._num_envs = fields, num_envs
-        self._folder, self._keep_files = folder, keep_files
+        self._folder, self._mapped, self._keep_files = folder, mapped and folder is not None, keep_files
         self._segment_rows = segment_rows or min(SEGMENT_ROWS, max(1, SEGMENT_BYTES // row_bytes(fields, num_envs)))
         self._hold([self._empty(0)])
         self._complained = False
@@ -143,7 +144,7 @@ class Segments:
                 name = f"rows_{segment.first:012d}_{segment.end:012d}.safetensors"
                 size, digest = write_arrays(folder / name, segment.arrays)
                 segment.file = SegmentFile(name, segment.first, segment.end - segment.first, size, digest)
-                if self._folder is not None:
+                if self._mapped:
                     segment.arrays = map_arrays(folder / name, self._layout(segment.file.rows))
         return [segment.file for segment in self._segments[:-1] if segment.file is not None]
 
@@ -158,7 +159,7 @@ class Segments:
             if before is not None and before.first + before.rows != file.first:
                 raise CheckpointError(f"{folder / file.name}: the rows before number {file.first} are missing; use "
                                       f"another checkpoint")
-            read = map_arrays if self._folder is not None else read_arrays
+            read = map_arrays if self._mapped else read_arrays
             found.append(Segment(file.first, file.first + file.rows, read(folder / file.name, self._layout(file.rows)),
                                  file))
         self._hold([*found, self._empty(found[-1].end if found else 0)])

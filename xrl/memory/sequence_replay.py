@@ -34,7 +34,7 @@ class SequenceReplay:
 
     A window's first ``is_first`` is always True, because no state is carried into it; nothing else is altered.
 
-    Storage: in memory, or, with a ``folder``, in files there (see ``Segments``, also for ``keep_files``).
+    Storage: in memory, or, with a ``folder``, in files there (see ``Segments``, also for ``mapped``, ``keep_files``).
 
     Raises ConfigError when a ring is too small for one window or one episode of ``min_length``.
     """
@@ -51,6 +51,7 @@ class SequenceReplay:
         min_length: int,
         prioritize_ends: bool,
         folder: Path | None = None,
+        mapped: bool = True,
         keep_files: bool = False,
         segment_rows: int | None = None,
     ) -> None:
@@ -62,7 +63,7 @@ class SequenceReplay:
                 f"buffer_size: {capacity} gives each of the {num_envs} environments (parallels) {self._rows} rows, "
                 f"too few to draw a sequence; use at least {self._min_rows * num_envs}")
         self._fields = _fields(obs_spec, action_spec)
-        self._stored = Segments(self._fields, num_envs, folder, keep_files, segment_rows)
+        self._stored = Segments(self._fields, num_envs, folder, mapped, keep_files, segment_rows)
         self._index = EpisodeIndex(num_envs, self._rows, self._min_rows)
         self._agent_steps = 0
 
