@@ -68,6 +68,38 @@ def test_tensorboard_has_the_same_values_over_frames(tmp_path):
                       "counters/agent_steps": [(20, 5.0), (40, 10.0)], "counters/updates": [(20, 1.0), (40, 2.0)]}
 
 
+def test_a_log_is_brought_back_to_its_marks(tmp_path):
+    """Records after them go, files that began after them too; the next process goes on in files of its own."""
+    log = logger("tensorboard", tmp_path)
+    log.write({"x": 1.0}, FIRST)
+    marks = log.marks()
+    log.write({"x": 2.0}, SECOND)
+    log.close()
+    (tmp_path / "events.out.tfevents.99.later").write_bytes(b"of a process that was killed")
+    (tmp_path / "other.txt").write_text("not ours")
+    cut_logs(tmp_path, marks)
+    assert [record["x"] for record in lines(tmp_path)] == [1.0]
+    assert {path.name: path.stat().st_size for path in tmp_path.iterdir() if path.name != "other.txt"} == marks
+    cut_logs(tmp_path, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["other.txt"]
+
+
+def test_a_full_disk_costs_records_and_not_the_run(tmp_path, capsys):
+    log = logger("none", tmp_path)
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    write, log.sinks[0].write = log.sinks[0].write, full
+    write_two(log)
+    log.sinks[0].write = write
+    log.write({"x": 3.0}, SECOND)
+    log.close()
+    assert [record["x"] for record in lines(tmp_path)] == [3.0]
+    told = capsys.readouterr().err
+    assert told.count("No space left") == 1 and "2 records could not be written" in told
+
+
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     """A user who never heard of wandb."""
@@ -103,6 +135,12 @@ def test_wandb_gets_records_with_counters_over_frames(tmp_path, home, fake_wandb
                                  ({"model/kl": 0.25, "eval/return": -1.0, **SECOND}, 40)]
     assert fake_wandb.finished == 1 and len(lines(tmp_path / "run")) == 2
     assert "wandb: offline" in capsys.readouterr().err
+
+
+def test_wandb_goes_on_with_the_same_run(tmp_path, home, fake_wandb):
+    logger("wandb", tmp_path / "run", {"wandb": "abc"}).close()
+    logger("wandb", tmp_path / "run").close()
+    assert [(init["id"], init["resume"]) for init in fake_wandb.init] == [("abc", "allow"), (None, None)]
 
 
 @pytest.mark.parametrize(("variables", "netrc", "mode"), [

@@ -262,6 +262,9 @@ def test_an_environment_that_cannot_save_goes_on_with_fresh_episodes_and_says_so
     monkeypatch.setitem(REGISTRY_ENV, "forgetful", Forgetful)
     keys = {"env": "forgetful", "env_id": "any", "buffer_size": 1000, "parallels": 2}
     with pytest.raises(Lost):
+        runner("at once", [Cut(1)], **keys).run()
+    assert "not exact" in capsys.readouterr().err, "before much time is spent"
+    with pytest.raises(Lost):
         runner("cut", [Cut(100)], **keys).run()
     told = capsys.readouterr().err
     assert told.count("not exact") == 1 and "Forgetful implements no get_state" in told

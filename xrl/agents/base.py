@@ -153,8 +153,7 @@ class Agent(ABC, Generic[Config]):
     def step(self) -> None:
         """One step of every environment, and whatever learning is due."""
         self.row = row = self.envs.step(self.training_action())
-        for failure in self.envs.failed:
-            self.notify("on_failure", failure)
+        self._tell_failures()
         new_steps = int((~row.is_first).sum())
         self.agent_steps += new_steps
         self.observe(row)
@@ -165,10 +164,15 @@ class Agent(ABC, Generic[Config]):
     def restart_episodes(self) -> None:
         """Reset every environment; the episodes under way end here, cut, as the next row's is_first tells."""
         self.row = self.envs.reset()
+        self._tell_failures()
         self.state = self.initial_state(self.envs.num_envs)
         self.scores[:] = 0
         self.lengths[:] = 0
         self.observe(self.row)
+
+    def _tell_failures(self) -> None:
+        for failure in self.envs.failed:
+            self.notify("on_failure", failure)
 
     def _track_episodes(self, row: Row) -> None:
         self.scores = np.where(row.is_first, 0.0, self.scores + row.reward)
@@ -293,7 +297,8 @@ class Agent(ABC, Generic[Config]):
         if state["envs"] is not None:
             self.envs.set_state(state["envs"])
             self.row = Row(**state["row"])
-            self.scores, self.lengths = state["scores"], state["lengths"]
+            self.row.check(self.envs.obs_spec, self.envs.action_spec, self.envs.num_envs)
+            self.scores[:], self.lengths[:] = state["scores"], state["lengths"]
         else:
             self.envs.reseed(self.agent_steps)
         restore_global_generators(state["generators"])

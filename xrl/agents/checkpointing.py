@@ -15,6 +15,7 @@ import torch
 
 from xrl.common.callback import Callback
 from xrl.common.checkpoint import Checkpoints, Snapshot
+from xrl.common.config_files import shown
 from xrl.common.errors import CheckpointError, ConfigError
 from xrl.common.state import pack
 
@@ -84,15 +85,15 @@ class Checkpointer(Callback):
         self.written_at = time.monotonic()
         while self.next_step is not None and self.steps and self.next_step <= agent.agent_steps:
             self.next_step += self.steps
-        if agent.envs.unsaveable and not self._said:
-            print(f"not exact: a resumed run will not be the same run: {agent.envs.unsaveable}; it goes on with fresh "
-                  f"episodes", file=sys.stderr)
-            self._said = True
         try:
             snapshot = take_snapshot(agent)
         except OSError as error:
             self._failed(agent, error)
             return
+        if agent.envs.unsaveable and not self._said:
+            print(f"not exact: a resumed run will not be the same run: {agent.envs.unsaveable}; it goes on with fresh "
+                  f"episodes", file=sys.stderr)
+            self._said = True
         self._writing = self._thread.submit(self._write, agent, snapshot)
 
     def wait(self) -> None:
@@ -170,7 +171,8 @@ def resume(agent: Agent[Any], folder: Path, keep: int) -> None:
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
         if isinstance(error, CheckpointError):
             raise
-        raise CheckpointError(f"{checkpoint.path}: does not fit this run: {type(error).__name__}: {error}") from error
+        reason = shown(" ".join(f"{type(error).__name__}: {error}".split()), 400)
+        raise CheckpointError(f"{checkpoint.path}: does not fit this run: {reason}") from error
     checkpoints.rewind(checkpoint)
     print(f"{folder}: going on from agent step {agent.agent_steps:,}, update {agent.updates:,}", file=sys.stderr)
     _compare(facts, agent)
