@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from xrl.common.errors import ConfigError
-from xrl.common.logger import COUNTERS, Logger
+from xrl.common.logger import COUNTERS, Logger, cut_logs
 
 FIRST = {"agent_steps": 5, "frames": 20, "updates": 1}
 SECOND = {"agent_steps": 10, "frames": 40, "updates": 2}

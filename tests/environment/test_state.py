@@ -293,6 +293,14 @@ def test_what_cannot_be_saved_says_why(make, reason, started):
         assert envs.get_state() is None and envs.unsaveable.startswith(reason)
 
 
+@pytest.mark.parametrize("game", ["MiniatureGolf", "TicTacToe3D", "YarsRevenge"])
+def test_games_whose_emulator_forgets_something_cannot_be_saved(game):
+    with make_envs(config("atari", f"ALE/{game}-v5")) as envs:
+        envs.reset()
+        assert envs.get_state() is None
+        assert envs.unsaveable.startswith("the emulator's state of the game ")
+
+
 def test_the_emulators_own_vector_cannot_be_saved():
     with make_envs(config("atari", "ALE/Pong-v5", vectorize="native")) as envs:
         envs.reset()

@@ -251,7 +251,13 @@ def _refuse_emulator(env: Any) -> str:
     if env.ale.getFloat("repeat_action_probability") > 0:
         return ("AtariEnv with a repeat_action_probability keeps its last action where nobody can read it (env_name: "
                 "atari repeats actions outside the emulator)")
+    if env._game in _INCOMPLETE:
+        return f"the emulator's state of the game {env._game} does not hold all that decides its next frames"
     return ""
+
+
+# Of 104 games, restored at 50 places each, those that went on otherwise: the reward of one, the picture of two.
+_INCOMPLETE = ("miniature_golf", "tic_tac_toe_3d", "yars_revenge")
 
 
 def _checked_enough(checker: Any, state: dict[str, Any]) -> None:
