@@ -1,10 +1,11 @@
-"""Does a long run stay as small as it was? Pong with a tiny network, a checkpoint every minute, a replay that wraps.
+"""Train Pong with a tiny network for an hour: is memory flat, are files and threads?
 
     python benchmarks/soak.py [--minutes 60]
 
-Every ten seconds: memory of the process (anonymous memory apart from the page cache it has mapped), open files, threads,
-child processes. After SETTLED minutes a line is fitted to the anonymous memory. Writes benchmarks/results/soak.json and
-docs/images/soak.png (matplotlib), and prints the slopes. Needs Linux (/proc).
+A real `xrl train` process writes a checkpoint every minute, wraps its replay many times and evaluates now and then. Every
+ten seconds its memory (its own, and that of mapped files, which the system can take back), open files, threads and child
+processes are read from /proc. A line is fitted to its own memory after the first ten minutes (a sixth of a shorter run).
+Writes benchmarks/results/soak.json and docs/images/soak.png, and prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -23,110 +24,111 @@ from typing import Any
 import numpy as np
 from recording import RESULTS, ROOT, provenance
 
-from xrl.common.checkpoint import REPLAY, find_checkpoints
+from xrl.common.checkpoint import find_checkpoints
 
-TRAIN = ["--method", "DreamerV2", "--env", "atari", "--env-id", "ALE/Pong-v5", "preset=debug", "device=cpu",
-         "running_steps=1e9", "buffer_size=5000", "checkpoint_every=1min", "eval_interval=5000", "test_episode=1",
-         "environment.time_limit=200", "log_interval=500", "parallels=2", "vectorize=async"]
-EVERY = 10.0     # seconds
-SETTLED = 10.0   # minutes that do not count for the slope
-MEASURED = {"anonymous_mb": "anonymous memory, MB", "file_mb": "mapped files, MB", "fds": "open files",
-            "threads": "threads", "children": "child processes"}
+RUN = ["--method", "DreamerV2", "--env", "atari", "--env-id", "ALE/Pong-v5", "preset=debug", "running_steps=1e9",
+       "buffer_size=20_000", "checkpoint_every=1min", "eval_interval=20_000", "environment.time_limit=500",
+       "log_interval=1_000", "train_every=16", "device=cpu"]
+EVERY = 10.0  # seconds between samples
+MIB = 2**20
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60.0)
-    parser.add_argument("--every", type=float, default=EVERY, help="seconds between samples")
-    parser.add_argument("--settled", type=float, default=SETTLED, help="minutes that do not count for the slope")
     parser.add_argument("--output", type=Path, default=RESULTS / "soak.json")
-    parser.add_argument("--plot", type=Path, default=ROOT / "docs" / "images" / "soak.png")
+    parser.add_argument("--picture", type=Path, default=ROOT / "docs" / "images" / "soak.png")
     options = parser.parse_args()
-    record = {**provenance(), "arguments": TRAIN, "minutes": options.minutes,
-              **soak(60 * options.minutes, options.every)}
-    settled = min(options.settled, options.minutes / 2)
-    record["slopes_per_hour"] = {key: slope(record["samples"], key, settled) for key in MEASURED}
+    with tempfile.TemporaryDirectory() as place:
+        record = {**provenance(), "run": RUN, **watch(Path(place), 60 * options.minutes)}
+    record |= {"slope_mib_per_hour": slope(record["samples"]), "minutes": options.minutes}
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(record, indent=1) + "\n")
-    draw(record, settled, options.plot)
-    print(table(record, settled))
-    if record["exit_code"] != 128 + signal.SIGTERM:
-        sys.exit(f"the run ended with code {record['exit_code']}: {record['output']}")
+    options.output.write_text(json.dumps(record) + "\n")
+    draw(record, options.picture)
+    print(table(record))
 
 
-def soak(seconds: float, every: float) -> dict[str, Any]:
-    """Train for that long, then end the run in order; its samples and what it left."""
-    samples: list[dict[str, float]] = []
-    with tempfile.TemporaryDirectory() as name:
-        place = Path(name)
-        with (place / "log").open("wb") as log:
-            process = subprocess.Popen([sys.executable, "-m", "xrl", "train", *TRAIN], cwd=place, stdout=log,
-                                       stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
-            start = time.monotonic()
-            while process.poll() is None and (now := time.monotonic() - start) < seconds:
-                samples.append({"minute": now / 60, **sample(process.pid)})
-                time.sleep(every)
-            process.terminate()
-            code = process.wait(120)
-        run = next(place.glob("models/*/*/*/"), None)
-        checkpoints = find_checkpoints(run) if run is not None else []
-        for checkpoint in checkpoints:
-            checkpoint.verify()
-        counters = checkpoints[-1].counters if checkpoints else {}
-        return {"samples": samples, "exit_code": code, "output": (place / "log").read_text()[-1000:],
-                "counters": counters, "checkpoints_left": len(checkpoints),
-                "row_files_left": len(list((run / REPLAY).iterdir())) if run is not None else 0}
+def watch(place: Path, seconds: float) -> dict[str, Any]:
+    """Train for so long, then stop with SIGTERM; samples, and what was left."""
+    command = [sys.executable, "-m", "xrl", "train", *RUN]
+    with (place / "log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=place, stdout=log, stderr=log,
+                                   env={**os.environ, "OMP_NUM_THREADS": "1"})
+    samples, start = [], time.monotonic()
+    while time.monotonic() - start < seconds and process.poll() is None:
+        time.sleep(EVERY)
+        if process.poll() is None:
+            samples.append({"seconds": round(time.monotonic() - start, 1), **sample(process.pid)})
+    process.send_signal(signal.SIGTERM)
+    code = process.wait(120)
+    if code != 128 + signal.SIGTERM:
+        sys.exit(f"the run ended with {code}:\n{(place / 'log').read_text()[-3000:]}")
+    (run,) = place.glob("models/*/*/*/")
+    last = find_checkpoints(run)[-1]
+    last.verify()
+    disk = sum(path.stat().st_size for path in run.rglob("*") if path.is_file())
+    return {"samples": samples, "counters": last.counters, "disk_mib": disk / MIB,
+            "complaints": (place / "log").read_text().count("FAILED")}
 
 
-def sample(pid: int) -> dict[str, float]:
-    """Of one process now."""
-    place = Path(f"/proc/{pid}")
-    kilobytes = {line.split()[0]: int(line.split()[1]) for line in (place / "smaps_rollup").read_text().splitlines()
-                 if line.endswith(" kB")}
-    children = "".join((task / "children").read_text() for task in (place / "task").iterdir()).split()
-    anonymous = kilobytes["Anonymous:"]
-    return {"anonymous_mb": anonymous / 1e3, "file_mb": (kilobytes["Rss:"] - anonymous) / 1e3,
-            "fds": len(list((place / "fd").iterdir())), "threads": len(list((place / "task").iterdir())),
-            "children": len(children)}
+def sample(process: int) -> dict[str, float]:
+    root = Path(f"/proc/{process}")
+    memory = dict(line.split(":") for line in (root / "smaps_rollup").read_text().splitlines()[1:])
+    private, whole = (int(memory[key].split()[0]) / 1024 for key in ("Anonymous", "Rss"))
+    children = (root / "task" / str(process) / "children").read_text().split()
+    return {"own_mib": private, "mapped_mib": whole - private, "files": len(list((root / "fd").iterdir())),
+            "threads": len(list((root / "task").iterdir())), "children": len(children)}
 
 
-def slope(samples: list[dict[str, float]], key: str, settled: float) -> float:
-    """Per hour, of the line that fits best after ``settled`` minutes; 0 where there are too few samples."""
-    late = [each for each in samples if each["minute"] >= settled]
-    if len(late) < 2:
-        return 0.0
-    return float(60 * np.polyfit([each["minute"] for each in late], [each[key] for each in late], 1)[0])
+def settled(samples: list[dict[str, float]]) -> list[dict[str, float]]:
+    """Without the beginning, in which networks, graphs and caches are made."""
+    begin = min(600.0, samples[-1]["seconds"] / 6)
+    return [one for one in samples if one["seconds"] >= begin]
 
 
-def draw(record: dict[str, Any], settled: float, path: Path) -> None:
+def slope(samples: list[dict[str, float]]) -> float:
+    """Growth of the process's own memory in MiB per hour, least squares."""
+    late = settled(samples)
+    fitted = np.polyfit([one["seconds"] / 3600 for one in late], [one["own_mib"] for one in late], 1)
+    return float(fitted[0])
+
+
+def draw(record: dict[str, Any], path: Path) -> None:
     import matplotlib
     matplotlib.use("Agg")
-    from matplotlib import pyplot
-    figure, axes = pyplot.subplots(3, 1, figsize=(8, 7), sharex=True, height_ratios=[3, 2, 2])
-    minutes = [each["minute"] for each in record["samples"]]
-    for axis, keys in zip(axes, (["anonymous_mb"], ["file_mb"], ["fds", "threads", "children"]), strict=True):
-        for key in keys:
-            axis.plot(minutes, [each[key] for each in record["samples"]], label=MEASURED[key], linewidth=1.2)
-        axis.axvline(settled, color="grey", linestyle=":", linewidth=1)
-        axis.set_ylim(bottom=0)
-        axis.legend(loc="lower right", frameon=False)
-    axes[0].set_title(f"Pong, tiny network, a checkpoint every minute: "
-                      f"{record['slopes_per_hour']['anonymous_mb']:+.1f} MB of anonymous memory per hour", fontsize=10)
-    axes[-1].set_xlabel("minutes")
-    figure.tight_layout()
+    from matplotlib import pyplot as plt
+
+    samples = record["samples"]
+    minutes = [one["seconds"] / 60 for one in samples]
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(8, 5), sharex=True, constrained_layout=True)
+    for key, label in (("own_mib", "its own"), ("mapped_mib", "mapped files")):
+        top.plot(minutes, [one[key] for one in samples], label=label)
+    top.set_ylabel("memory, MiB")
+    top.set_ylim(bottom=0)
+    top.set_title(f"Pong, tiny network: own memory {record['slope_mib_per_hour']:+.1f} MiB per hour")
+    for key in ("files", "threads", "children"):
+        bottom.plot(minutes, [one[key] for one in samples], label=key)
+    bottom.set_ylabel("count")
+    bottom.set_xlabel("minutes")
+    bottom.set_ylim(bottom=0)
+    for axes in (top, bottom):
+        axes.legend(frameon=False, loc="center right")
+        axes.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    figure.savefig(path, dpi=150)
 
 
-def table(record: dict[str, Any], settled: float) -> str:
-    late = [each for each in record["samples"] if each["minute"] >= settled]
-    lines = [f"{record['minutes']:g} minutes, {record['counters'].get('agent_steps', 0):,} agent steps; after the first "
-             f"{settled:g} minutes:", "", "| what | least | most | slope per hour |", "|---|---|---|---|"]
-    for key, text in MEASURED.items():
-        found = [each[key] for each in late]
-        lines.append(f"| {text} | {min(found):.0f} | {max(found):.0f} | {record['slopes_per_hour'][key]:+.1f} |")
-    return "\n".join(lines)
+def table(record: dict[str, Any]) -> str:
+    late = settled(record["samples"])
+    lines = ["| | first | last | smallest | largest |", "|---|---|---|---|---|"]
+    for key, label in (("own_mib", "own memory, MiB"), ("mapped_mib", "mapped files, MiB"), ("files", "open files"),
+                       ("threads", "threads"), ("children", "child processes")):
+        values = [one[key] for one in late]
+        lines.append(f"| {label} | {values[0]:.0f} | {values[-1]:.0f} | {min(values):.0f} | {max(values):.0f} |")
+    counters = record["counters"]
+    return "\n".join([*lines, "", f"Slope of its own memory: {record['slope_mib_per_hour']:+.1f} MiB per hour. "
+                      f"{counters['agent_steps']:,} agent steps, {counters['updates']:,} updates, "
+                      f"{record['disk_mib']:.0f} MiB on disk in the end, {record['complaints']} complaints."])
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ class Checkpoint:
         try:
             tree = json.loads(path.read_bytes())
             return unpack(read_all_arrays(self.path / _ARRAYS), tree)
-        except (OSError, ValueError, RecursionError) as error:
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise CheckpointError(f"{self.path}: cannot be read: {error}") from error
 
     @property
@@ -206,8 +206,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         _check_size(manifest_path)
         manifest = json.loads(manifest_path.read_bytes())
         if manifest.get("format") != FORMAT:
-            raise CheckpointError(f"{manifest_path}: checkpoint format {manifest.get('format')}, this xrl reads format "
-                                  f"{FORMAT}; resume it with the xrl version that wrote it")
+            raise CheckpointError(f"{manifest_path}: checkpoint format {str(manifest.get('format'))[:20]}, this "
+                                  f"xrl reads format {FORMAT}; resume it with the xrl version that wrote it")
         _check_manifest(manifest)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, CheckpointError):

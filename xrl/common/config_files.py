@@ -18,7 +18,8 @@ Pairs = list[tuple[str, Any]]
 _EXPONENT = re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9]*)?[eE][-+]?[0-9]+$")
 
 
-_MOST_ENTRIES = 10_000
+_MOST_ENTRIES = 10_000  # keys and values
+_MOST_BITS = 2_000  # more than any float has
 
 
 class _Loader(yaml.SafeLoader):
@@ -113,7 +114,8 @@ def _parse(text: str, label: str) -> Any:
 
 
 def _check_size(content: Any, label: str) -> None:
-    """Aliases let a few lines stand for more than any memory holds, or for something that contains itself."""
+    """Aliases let a few lines stand for more than any memory holds, or for something that contains itself; and Python
+    writes out no integer of more than 4300 digits."""
     waiting, seen = [content], 0
     while waiting:
         value = waiting.pop()
@@ -121,4 +123,10 @@ def _check_size(content: Any, label: str) -> None:
         if seen > _MOST_ENTRIES:
             raise ConfigError(f"{label}: stands for more than {_MOST_ENTRIES} entries, those behind an alias (*) "
                               f"counted each time; write fewer")
-        waiting.extend(value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ())
+        if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+            raise ConfigError(f"{label}: holds an integer of {value.bit_length()} bits; write a smaller number")
+        if isinstance(value, Mapping):
+            waiting.extend(value)
+            waiting.extend(value.values())
+        elif isinstance(value, list | tuple | set):
+            waiting.extend(value)

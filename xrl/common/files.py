@@ -163,7 +163,10 @@ def read_metadata(path: Path) -> dict[str, Any]:
                              "use a file that save_model wrote") from error
     if raw is None:
         raise ModelFileError(f"{path}: a safetensors file, but not one that xrl wrote; use a file from save_model")
-    metadata: dict[str, Any] = json.loads(raw)
+    try:
+        metadata: dict[str, Any] = dict(json.loads(raw))
+    except (ValueError, TypeError, RecursionError):
+        raise ModelFileError(f"{path}: damaged: its metadata is not what xrl writes; use another model file") from None
     if metadata.get("format") != FORMAT:
         raise ModelFileError(f"{path}: model format {metadata.get('format')}, this xrl reads format {FORMAT}; "
                              "load it with the xrl version that wrote it")

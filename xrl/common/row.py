@@ -9,6 +9,7 @@ a bootstrap. A row followed by an ``is_first`` row was the last of its episode, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -49,3 +50,16 @@ class Row:
     is_first: np.ndarray
     is_last: np.ndarray
     is_terminal: np.ndarray
+
+    def check(self, obs_spec: Mapping[str, ObsSpec], action_spec: ActionSpec, num_envs: int) -> None:
+        """Raises ValueError unless this is a row of such environments; for rows from a file."""
+        found = {**{f"obs[{name!r}]": value for name, value in self.obs.items()}, **vars(self)}
+        wanted = {**{f"obs[{name!r}]": (spec.shape, spec.dtype) for name, spec in obs_spec.items()},
+                  "action": ((action_spec.size,), np.dtype(np.float32)), "reward": ((), np.dtype(np.float32)),
+                  **{flag: ((), np.dtype(np.bool_)) for flag in ("is_first", "is_last", "is_terminal")}}
+        if found.keys() - {"obs"} != wanted.keys():
+            raise ValueError(f"the row has the observations {list(self.obs)}, not {list(obs_spec)}")
+        for name, (shape, dtype) in wanted.items():
+            array = found[name]
+            if not isinstance(array, np.ndarray) or array.shape != (num_envs, *shape) or array.dtype.kind != dtype.kind:
+                raise ValueError(f"the row's {name} is not {dtype} of shape {(num_envs, *shape)}")

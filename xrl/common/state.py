@@ -44,14 +44,14 @@ def pack(state: Any) -> tuple[dict[str, np.ndarray], Any]:
 
 
 def unpack(arrays: Mapping[str, np.ndarray], value: Any) -> Any:
-    """The inverse of ``pack``. Raises CheckpointError where an array is missing."""
+    """The inverse of ``pack``. Raises CheckpointError where an array is missing, TypeError where torch has no such."""
     if isinstance(value, list):
         return [unpack(arrays, entry) for entry in value]
     if not isinstance(value, Mapping):
         return value
     if len(value) == 1 and (mark := next(iter(value))) in _MARKS:
-        if value[mark] not in arrays:
-            raise CheckpointError(f"the array {value[mark]!r} is missing")
+        if not isinstance(value[mark], str) or value[mark] not in arrays:
+            raise CheckpointError(f"the array {repr(value[mark])[:80]} is missing")
         array = arrays[value[mark]]
         if mark == "$tensor":
             return torch.from_numpy(array)
@@ -64,7 +64,7 @@ def _as_array(value: Tensor | np.ndarray | bytes, path: str) -> tuple[str, np.nd
     if isinstance(value, bytes):
         return "$bytes", np.frombuffer(value, np.uint8).copy()
     if isinstance(value, Tensor):
-        return "$tensor", value.detach().cpu().numpy().copy()
+        return "$tensor", value.detach().clone().cpu().numpy()  # torch copies with several threads
     if value.dtype.kind not in "biuf":
         raise TypeError(f"{path}: an array of {value.dtype} cannot be saved; use numbers")
     return "$array", np.array(value, order="C")
