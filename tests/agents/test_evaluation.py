@@ -21,6 +21,7 @@ class Scripted:
         self.last = np.zeros(self.num_envs, bool)
         self.steps = 0
         self.time_limit = None
+        self.failed, self.failures = (), 0
 
     def _row(self, is_first):
         reward = np.where(is_first, 0, np.arange(1, self.num_envs + 1)).astype(np.float32)
@@ -48,7 +49,7 @@ def play(envs, episodes, between_steps=lambda: None):
         seen.append((row, state))
         return np.zeros((envs.num_envs, 2), np.float32), state + 1
 
-    result = evaluation.play(act, 0, envs, episodes, torch.Generator(), between_steps)
+    result = evaluation.play(act, 0, envs, episodes, torch.Generator(), between_steps, max_failures=1)
     return SimpleNamespace(result=result, seen=seen)
 
 

@@ -92,7 +92,7 @@ def test_a_damaged_newest_is_named_and_the_one_before_is_used(tmp_path, capsys, 
     assert str(path) in capsys.readouterr().err
     checkpoints.rewind(found)
     assert names(tmp_path / "replay") == [rows(tmp_path, 0)["name"]]
-    assert [name[:8] for name in names(tmp_path / "checkpoints")] == ["damaged_", "step_000"], "nothing is thrown away"
+    assert [name[:8] for name in names(tmp_path / "checkpoints")] == ["aside_st", "step_000"], "nothing is thrown away"
     again = checkpoints.write(snapshot(20, [rows(tmp_path, 0), rows(tmp_path, 10)]))
     assert checkpoints.newest().path == again
 
@@ -156,3 +156,39 @@ def test_a_header_that_claims_gigabytes_is_refused_before_anything_is_read(tmp_p
     (path / "state.safetensors").write_bytes(len(huge).to_bytes(8, "little") + huge)
     with pytest.raises(CheckpointError, match=r"state\.safetensors"):
         read_checkpoint(path).load()
+
+
+def test_a_file_that_cannot_be_read_is_damage(tmp_path, monkeypatch, capsys):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    old, new = checkpoints.write(snapshot(1)), checkpoints.write(snapshot(2))
+    real = module.sha256_of
+
+    def failing(path):
+        if path.parent == new:
+            raise OSError(errno.EIO, "Input/output error")
+        return real(path)
+
+    monkeypatch.setattr(module, "sha256_of", failing)
+    assert checkpoints.newest().path == old and "Input/output error" in capsys.readouterr().err
+
+
+def test_a_run_that_goes_back_leaves_its_future_aside(tmp_path):
+    """An agent that loads an earlier model, say: what it writes then is the newest."""
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.write(snapshot(30))
+    checkpoints.write(snapshot(20, state={"other": 1}))
+    assert checkpoints.newest().load() == {"other": 1, "step": 20}
+    other = Checkpoints(tmp_path, keep=1)  # which does not know what the one of this name holds
+    other.write(snapshot(20, state={"other": 2}))
+    assert other.newest().load() == {"other": 2, "step": 20}
+
+
+def test_killed_while_an_old_one_was_removed(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.write(snapshot(10))
+    monkeypatch.setattr(module.shutil, "rmtree", lambda path, **keys: None)  # as far as it came
+    new = checkpoints.write(snapshot(20))
+    monkeypatch.undo()
+    assert [one.path for one in find_checkpoints(tmp_path)] == [new]
+    last = checkpoints.write(snapshot(30))
+    assert names(tmp_path / "checkpoints") == [last.name]

@@ -65,7 +65,7 @@ def test_data_reach_the_disk_before_the_name_does(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda descriptor: (order.append("flush"), fsync(descriptor)))
     monkeypatch.setattr(os, "replace", lambda *paths: (order.append("rename"), replace(*paths)))
     write_atomic(tmp_path / "file", b"data")
-    assert order == ["flush", "rename"]
+    assert order == ["flush", "rename", "flush"], "the data, its name, and the folder that holds the name"
 
 
 class Bomb:

@@ -174,7 +174,7 @@ def test_a_run_without_a_checkpoint_begins_again_in_its_folder(runner):
     whole, keep = Keep(), Keep()
     expected = outcome(runner("whole", [whole]).run(), whole)
     with pytest.raises(Lost):
-        runner("cut", [Cut(0, at="on_train_begin")]).run()
+        runner("cut", [Cut(0, at="on_start")]).run()
     (folder,) = run_folders_of(runner("cut"))
     assert not find_checkpoints(folder)
     (folder / "metrics.jsonl").write_text('{"left": "over"}\n')
@@ -320,6 +320,147 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(runner, capsys, monkey
     assert [one.counters["agent_steps"] for one in find_checkpoints(folder)] == [0, 30, 150]
     told = capsys.readouterr().err
     assert told.count("CHECKPOINT FAILED") == 3 and "No space left" in told
+
+
+# What a review found ----------------------------------------------------------------------------------------------
+
+
+def test_a_crash_folder_is_no_run(runner):
+    folder = runner().run()
+    crash = folder / "crash_8"
+    crash.mkdir()
+    shutil.copy(folder / "config.yaml", crash)
+    half_made = folder.parent / ".seed_1_later.x"
+    shutil.copytree(crash, half_made)
+    assert run_folders_of(runner()) == [folder] == run_folders(folder)
+    assert runner(running_steps=160).run(resume=True) == folder
+
+
+def test_a_run_that_never_had_checkpoints_is_not_begun_again_over_its_models(runner):
+    folder = runner(checkpoint_every=0).run()
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for keys in ({"checkpoint_every": 0}, {}):
+        with pytest.raises(CheckpointError, match="has no checkpoint to go on from"):
+            runner(**keys).run(resume=True)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("storage", ["disk", "memory"])
+def test_checkpoints_stay_whole_when_a_run_goes_on_without_writing_any(runner, storage):
+    folder = runner(**{"replay.storage": storage}).run()
+    runner(**{"running_steps": 400, "checkpoint_every": 0, "replay.storage": storage}).run(resume=True)
+    for checkpoint in find_checkpoints(folder):
+        checkpoint.verify()
+    runner(**{"running_steps": 300, "replay.storage": storage}).run(resume=True)
+    assert find_checkpoints(folder)[-1].counters["agent_steps"] == 300
+
+
+def test_a_replay_that_lies_on_the_disk_needs_no_second_place(runner, monkeypatch):
+    folder = runner().run()
+    stored = sum(path.stat().st_size for path in (folder / "replay").iterdir())
+    usage = shutil.disk_usage("/")._replace(free=10)
+    monkeypatch.setattr("xrl.memory.memory_check.shutil.disk_usage", lambda place: usage)
+    assert stored > 60 * 31, "more than it will ever need"
+    assert runner(running_steps=160).run(resume=True) == folder
+
+
+def test_links_of_wandb_are_nobodys_business(runner):
+    folder = runner().run()
+    (folder / "wandb").mkdir()
+    (folder / "wandb" / "latest-run").symlink_to("/")
+    assert runner(running_steps=160).run(resume=True) == folder
+
+
+def test_logs_of_a_logger_that_is_off_are_kept(runner):
+    folder = runner(logger="tensorboard").run()
+    for steps in (160, 170):
+        runner(logger="none", running_steps=steps).run(resume=True)
+        assert len(list(folder.glob("events.*"))) == 1
+
+
+def test_a_log_in_another_place_is_cut_only_where_it_was_written(runner, tmp_path):
+    def lines(place, folder):
+        log = tmp_path / place / "DreamerV2/CartPole-v1" / folder.name / "metrics.jsonl"
+        return len(log.read_text().splitlines())
+
+    folder = runner(log_dir=str(tmp_path / "a")).run()
+    first = lines("a", folder)
+    runner(log_dir=str(tmp_path / "b"), running_steps=160).run(resume=True)
+    runner(log_dir=str(tmp_path / "a"), running_steps=250).run(resume=True)
+    assert lines("a", folder) > first and lines("b", folder) > 0
+
+
+def test_a_refused_resume_leaves_the_log(runner, monkeypatch):
+    folder = runner().run()
+    with (folder / "metrics.jsonl").open("a") as log:
+        log.write('{"later": 1}\n')
+    monkeypatch.setattr("xrl.memory.sequence_replay.SequenceReplay.load", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        runner().run(resume=True)
+    assert "later" in (folder / "metrics.jsonl").read_text()
+
+
+def evaluations(folder):
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [record["agent_steps"] for record in records if "eval/return" in record]
+
+
+def test_another_grid_of_evaluations_begins_ahead(runner):
+    for first, second, expected in ((0, 50, [150, 200]), (100, 50, [100, 150, 200]), (50, 0, [50, 100])):
+        name = f"{first} {second}"
+        with pytest.raises(Lost):
+            runner(name, [Cut(130)], eval_interval=first).run()
+        folder = runner(name, eval_interval=second, running_steps=200).run(resume=True)
+        assert evaluations(folder) == expected, name
+
+
+def test_a_grid_finer_than_a_step_of_all_environments_is_not_asked_twice(runner):
+    keys = {"parallels": 4, "eval_interval": 3, "running_steps": 60, "test_episode": 1}
+    whole = runner("whole", **keys).run()
+    with pytest.raises(Lost):
+        runner("cut", [Cut(47)], **keys).run()
+    assert evaluations(runner("cut", **keys).run(resume=True)) == evaluations(whole)
+
+
+def test_a_signal_while_the_last_checkpoint_is_written_is_not_lost(runner):
+    class Late(Callback):
+        def on_pause(self, agent):
+            if not self.said:
+                self.said = True
+                signal.raise_signal(signal.SIGTERM)
+
+        said = False
+
+    with pytest.raises(SystemExit) as caught:
+        runner(callbacks=[Late()]).run()
+    assert caught.value.code == 143
+
+
+def test_a_run_killed_in_its_first_evaluation_is_still_a_benchmark(runner):
+    whole = runner("whole").benchmark()
+    with pytest.raises(Lost):
+        runner("cut", [Cut(0, at="on_evaluation")]).benchmark()
+    assert (runner("cut").run(resume=True) / CURVE).read_text() == (whole / CURVE).read_text()
+    with pytest.raises(ConfigError, match="not started as a benchmark"):
+        runner("train").run()
+        runner("train", running_steps=160).benchmark(resume=True)
+
+
+def test_a_bad_update_noticed_at_a_signal_keeps_the_exit_code_and_the_crash_folder(runner, capsys):
+    class Poison(Callback):
+        def on_step(self, agent):
+            if agent.agent_steps == 60:
+                agent.settle()
+                with torch.no_grad():
+                    next(agent.learner.critic.parameters()).fill_(float("nan"))
+                agent.learn()
+                signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as caught:
+        runner(callbacks=[Poison()], policy_lag=1, checkpoint_every=10_000).run()
+    (folder,) = run_folders_of(runner())
+    assert caught.value.code == 143 and list(folder.glob("crash_*"))
+    assert "replay-crash" in capsys.readouterr().err
 
 
 # The command line --------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from xrl.agents.monitor import MetricLog, Progress
 from xrl.common.accelerate import keep_memory, set_deterministic
 from xrl.common.callback import Callback, Episode, Evaluation
 from xrl.common.config import as_config
-from xrl.common.errors import ConfigError, EnvironmentFault, NumericalError
+from xrl.common.errors import ConfigError, NumericalError, TooManyFailures
 from xrl.common.interrupt import Interrupt, OrderlyStop, deferred_interrupt
 from xrl.common.row import Row
 from xrl.common.run_folder import INTERRUPTED_MODEL, find_model, new_run_folder
@@ -126,7 +126,7 @@ class Agent(ABC, Generic[Config]):
             KeyboardInterrupt, SystemExit: after Ctrl-C, or SIGTERM and SIGUSR1, when the step under way is done and a
                 model is saved.
             NumericalError: a loss is not finite; the weights from before it are saved.
-            EnvironmentFault: environments failed more than ``max_env_failures`` times.
+            TooManyFailures: environments failed more than ``max_env_failures`` times.
         """
         self.train_until(self.agent_steps + train_steps * self.envs.num_envs)
 
@@ -136,6 +136,7 @@ class Agent(ABC, Generic[Config]):
             with deferred_interrupt() as self.interrupt, self._saving():
                 if self.row is None:
                     self.restart_episodes()
+                self.notify("on_start")
                 self.notify("on_train_begin", target)
                 while self.agent_steps < target or self.pretraining:
                     self.step()
@@ -144,6 +145,7 @@ class Agent(ABC, Generic[Config]):
                 self.settle()
                 self.learner.check()
                 self.notify("on_pause")
+                self.interrupt.raise_if_pending()  # a signal during all that must not be lost
                 if self.updates == 0:
                     print(f"no update was made in {self.agent_steps} agent steps: learning begins after "
                           f"start_training = {self.config.start_training}", file=sys.stderr)
@@ -197,14 +199,17 @@ class Agent(ABC, Generic[Config]):
         try:
             yield
         except OrderlyStop:  # not a Ctrl-C in the middle of an update, whose weights may be of two minds
-            with suppress(NumericalError):  # an update under way may fail now; it changes nothing then
+            try:
                 self.settle()
-            self.notify("on_pause")
-            print(f"interrupted; saved {self.save_model(INTERRUPTED_MODEL)}", file=sys.stderr)
-            raise
-        except EnvironmentFault:
-            if self.envs.failed:  # too many failures, noticed at the end of a step: everything is whole
                 self.notify("on_pause")
+                print(f"interrupted; saved {self.save_model(INTERRUPTED_MODEL)}", file=sys.stderr)
+            except NumericalError as error:  # of an update that was under way, or not looked at yet
+                print(f"{error}; {save_what_is_left(self)}", file=sys.stderr)
+            except OSError as error:
+                print(f"interrupted; {INTERRUPTED_MODEL} could NOT be saved: {error}", file=sys.stderr)
+            raise
+        except TooManyFailures:
+            self.notify("on_pause")
             raise
         except NumericalError as error:
             with suppress(NumericalError):
@@ -292,8 +297,6 @@ class Agent(ABC, Generic[Config]):
         """Go on from a ``run_state``. Where environments could not be saved, their episodes end here, cut."""
         self.load_state_dict(state["agent"])
         self.rng.bit_generator.state = state["rng"]
-        for name, callback in self._named_callbacks():
-            callback.load_state_dict(self, state["callbacks"].get(name, {}))
         if state["envs"] is not None:
             self.envs.set_state(state["envs"])
             self.row = Row(**state["row"])
@@ -301,6 +304,11 @@ class Agent(ABC, Generic[Config]):
             self.scores[:], self.lengths[:] = state["scores"], state["lengths"]
         else:
             self.envs.reseed(self.agent_steps)
+
+    def load_callback_states(self, state: dict[str, Any]) -> None:
+        """The rest of a ``run_state``, when all else has found its place: a log that is cut cannot be cut back."""
+        for name, callback in self._named_callbacks():
+            callback.load_state_dict(self, state["callbacks"].get(name, {}))
         restore_global_generators(state["generators"])
 
     def _named_callbacks(self) -> list[tuple[str, Callback]]:

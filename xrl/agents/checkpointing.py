@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from xrl.common.callback import Callback
-from xrl.common.checkpoint import Checkpoints, Snapshot
+from xrl.common.checkpoint import REPLAY, Checkpoints, Snapshot
 from xrl.common.config_files import shown
-from xrl.common.errors import CheckpointError, ConfigError
+from xrl.common.errors import CheckpointError, ConfigError, XrlError
+from xrl.common.run_folder import FINAL_MODEL, INTERRUPTED_MODEL, LAST_GOOD_MODEL
 from xrl.common.state import pack
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Checkpointer(Callback):
         self._checkpoints: Checkpoints | None = None
         self._said = False
 
-    def on_train_begin(self, agent: Agent[Any], target_steps: int) -> None:
+    def on_start(self, agent: Agent[Any]) -> None:
         self.save(agent)
 
     def on_step(self, agent: Agent[Any]) -> None:
@@ -152,6 +153,7 @@ def resume(agent: Agent[Any], folder: Path, keep: int) -> None:
     checkpoint = checkpoints.newest()
     agent.folder = folder
     if checkpoint is None:
+        _check_unborn(agent, folder)
         checkpoints.rewind(None)
         for callback in agent.callbacks:
             callback.load_state_dict(agent, {})
@@ -168,14 +170,25 @@ def resume(agent: Agent[Any], folder: Path, keep: int) -> None:
         if not named <= checkpoint.row_names:  # those are ours, and were verified
             raise CheckpointError(f"{checkpoint.path}: its state names rows that its manifest does not list")
         agent.load_run_state(state)
+        agent.load_callback_states(state)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
-        if isinstance(error, CheckpointError):
+        if isinstance(error, XrlError):
             raise
         reason = shown(" ".join(f"{type(error).__name__}: {error}".split()), 400)
         raise CheckpointError(f"{checkpoint.path}: does not fit this run: {reason}") from error
     checkpoints.rewind(checkpoint)
     print(f"{folder}: going on from agent step {agent.agent_steps:,}, update {agent.updates:,}", file=sys.stderr)
     _compare(facts, agent)
+
+
+def _check_unborn(agent: Agent[Any], folder: Path) -> None:
+    """Raise CheckpointError if the run without a checkpoint has come further than its first one would be."""
+    models = [name for name in (FINAL_MODEL, INTERRUPTED_MODEL, LAST_GOOD_MODEL) if (folder / name).exists()]
+    stored = any((folder / REPLAY).glob("rows_*"))
+    if models or stored or agent.config.checkpoint_every == 0:
+        raise CheckpointError(f"{folder}: has no checkpoint to go on from (it was trained with checkpoint_every: 0, or "
+                              f"its checkpoints are gone), and is not begun again, because that would overwrite what "
+                              f"is there; start a new run")
 
 
 def _compare(then: Mapping[str, Any], agent: Agent[Any]) -> None:

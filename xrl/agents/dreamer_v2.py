@@ -167,7 +167,8 @@ class DreamerV2Agent(Agent[DreamerV2Config]):
         on_disk = config.replay.storage == "disk"
         folder = self.folder / REPLAY if on_disk or self.keeps_checkpoints else None
         if folder is not None:
-            check_disk(needed, config.buffer_size, folder)
+            stored = sum(path.stat().st_size for path in folder.glob("rows_*")) if folder.exists() else 0
+            check_disk(needed - stored, config.buffer_size, folder)
         if not on_disk:
             check_fits(needed, config.buffer_size)
         print(f"replay: {config.buffer_size:,} agent steps, up to {needed / 2**30:.3g} GiB "

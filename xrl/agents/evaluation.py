@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from xrl.common.callback import Evaluation
-from xrl.common.errors import EnvironmentFault
+from xrl.common.errors import TooManyFailures
 from xrl.environment import RowEnvs
 
 # An environment without an end would hold an evaluation for ever.
@@ -18,9 +18,9 @@ LONGEST_EPISODE = 27_000
 
 
 def check_failures(envs: RowEnvs, allowed: int) -> None:
-    """Raise EnvironmentFault, with the environment's own traceback, if the last step brought one failure too many."""
+    """Raise TooManyFailures, with the environment's own traceback, if the last step brought one failure too many."""
     if envs.failed and envs.failures > allowed:
-        raise EnvironmentFault(f"{envs.failures} failures of environments are more than max_env_failures: {allowed}. "
+        raise TooManyFailures(f"{envs.failures} failures of environments are more than max_env_failures: {allowed}. "
                                f"The last one:\n{envs.failed[-1].detail}")
 
 
@@ -30,7 +30,7 @@ def play(act: Callable[..., tuple[np.ndarray, Any]], state: Any, envs: RowEnvs, 
 
     Each environment plays a fixed number of episodes: counting whichever finish first would favour short ones.
     Where no limit is known, an episode longer than LONGEST_EPISODE agent steps counts with what it has, under a
-    warning. An episode whose environment fails does not count; it is played again. Raises EnvironmentFault after more
+    warning. An episode whose environment fails does not count; it is played again. Raises TooManyFailures after more
     than ``max_failures`` of those.
     """
     quota = np.full(envs.num_envs, episodes // envs.num_envs)

@@ -68,14 +68,15 @@ class MetricLog(Callback):
 
     def state_dict(self, agent: Agent[Any]) -> dict[str, Any]:
         return {"names": self.names, "pending": list(self.pending), "written_at": self.written_at,
-                "marks": self.marks if self.logger is None else self.logger.marks()}
+                "place": agent.config.log_dir, "marks": self.marks if self.logger is None else self.logger.marks()}
 
     def load_state_dict(self, agent: Agent[Any], state: dict[str, Any]) -> None:
         """Cuts the log where the checkpoint was written."""
         if state:
             self.names, self.written_at, self.marks = state["names"], state["written_at"], state["marks"]
             self.pending = [values.to(agent.device) for values in state["pending"]]
-        cut_logs(self._folder(agent), self.marks)
+        if not state or state["place"] == agent.config.log_dir:  # in another place nothing was written since
+            cut_logs(self._folder(agent), self.marks)
 
     def on_finish(self, agent: Agent[Any]) -> None:
         if self.logger is not None:

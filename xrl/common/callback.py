@@ -41,6 +41,9 @@ class Callback:
     A callback whose future depends on its past gives it in ``state_dict``: then a resumed run is the same run.
     """
 
+    def on_start(self, agent: Any) -> None:
+        """Everything is ready for the next step; ``on_train_begin`` follows."""
+
     def on_train_begin(self, agent: Any, target_steps: int) -> None:
         """``agent.train`` starts and will end at ``target_steps`` agent steps."""
 

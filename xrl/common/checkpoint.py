@@ -18,7 +18,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ _MANIFEST, _ARRAYS, _JSON = "manifest.json", "state.safetensors", "state.json"
 _NAME = re.compile(r"step_(\d{10,})_update_(\d{9,})")
 _ROWS_NAME = re.compile(r"rows_\d{12,}_\d{12,}\.safetensors")
 _LARGEST_JSON = 64 * 2**20  # bytes
-DAMAGED = "damaged_"
+ASIDE = "aside_"
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,11 @@ class Checkpoint:
         """Compare size and checksum of every file. Raises CheckpointError naming the first that differs."""
         for path, file in self._files().items():
             _check_size(path, file["bytes"])
-            if sha256_of(path) != file["sha256"]:
+            try:
+                found = sha256_of(path)
+            except OSError as error:
+                raise CheckpointError(f"{path}: cannot be read: {error}") from error
+            if found != file["sha256"]:
                 raise CheckpointError(f"{path}: damaged: its checksum is not the one in {self.path / _MANIFEST}")
 
     def load(self) -> Any:
@@ -100,6 +104,7 @@ class Checkpoints:
         self._run, self._folder, self._keep = folder, folder / CHECKPOINTS, keep
         assert keep >= 1
         self._synced: set[str] = set()  # rows that are known to have reached the disk
+        self._known: set[str] = set()  # checkpoints on this run's way here
 
     def write(self, snapshot: Snapshot) -> Path:
         """Write a checkpoint, then let go of the oldest ones and of rows that no other counts on.
@@ -108,8 +113,9 @@ class Checkpoints:
         """
         counters = snapshot.counters
         final = self._folder / f"step_{counters['agent_steps']:010d}_update_{counters['updates']:09d}"
-        if final.exists():
+        if final.exists() and final.name in self._known:
             return final  # a run passes each point once: this is the same state
+        self._set_aside(lambda path: path.name >= final.name)  # of a future that this run has left
         temporary = self._folder / f".{final.name}.{os.getpid()}.tmp"
         for left in self._folder.glob(".*.tmp"):  # by a writer that was killed
             shutil.rmtree(left, ignore_errors=True)
@@ -119,6 +125,8 @@ class Checkpoints:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         sync(self._folder)
+        sync(self._run)
+        self._known.add(final.name)
         self._prune()
         return final
 
@@ -148,7 +156,9 @@ class Checkpoints:
     def _prune(self) -> None:
         checkpoints = find_checkpoints(self._run)
         for old in checkpoints[:-self._keep]:
-            shutil.rmtree(old.path)
+            gone = old.path.with_name(f".{old.path.name}.tmp")  # killed halfway, it must not look like a checkpoint
+            os.replace(old.path, gone)
+            shutil.rmtree(gone)
         needed = set().union(*(checkpoint.row_names for checkpoint in checkpoints[-self._keep:]))
         oldest = min(needed, default="")  # names sort by their first row
         for path in _row_paths(self._run):
@@ -170,6 +180,7 @@ class Checkpoints:
                 continue
             for reason in reasons:
                 print(f"checkpoint skipped: {reason}; going on from {path.name}", file=sys.stderr)
+            self._known.add(path.name)
             return checkpoint
         if reasons:
             raise CheckpointError(f"{self._folder}: no checkpoint is whole: {'; '.join(reasons)}")
@@ -179,13 +190,19 @@ class Checkpoints:
     def rewind(self, to: Checkpoint | None) -> None:
         """The run goes on from ``to``, or from its beginning: set aside checkpoints after it (damaged ones: `newest`
         found no use for them), and remove the rows that were stored after it, which will be stored again."""
-        for path in checkpoint_paths(self._run):
-            if to is None or path > to.path:
-                os.replace(path, path.with_name(f"{DAMAGED}{path.name}.{time.time_ns()}"))
+        self._set_aside(lambda path: to is None or path > to.path)
+        for left in (self._run / REPLAY).glob(".rows_*.tmp"):  # by a process that was killed
+            left.unlink()
         kept = to.row_names if to is not None else set()
         for path in _row_paths(self._run):
             if path.name > max(kept, default=""):
                 path.unlink()
+
+
+    def _set_aside(self, chosen: Callable[[Path], bool]) -> None:
+        for path in checkpoint_paths(self._run):
+            if chosen(path):
+                os.replace(path, path.with_name(f"{ASIDE}{path.name}.{time.time_ns()}"))
 
 
 def find_checkpoints(run: Path) -> list[Checkpoint]:

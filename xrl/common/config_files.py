@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from xrl.common.errors import ConfigError
+from xrl.common.files import write_atomic
 from xrl.common.registry import suggestion
 
 Pairs = list[tuple[str, Any]]
@@ -82,7 +83,7 @@ def write_yaml(path: str | Path, content: Mapping[str, Any]) -> None:
     except yaml.representer.RepresenterError as error:
         raise ConfigError(f"{path}: cannot be written: {error.args[-1]!r} has no YAML form; "
                           "give numbers, strings, lists and mappings only") from error
-    Path(path).write_text(text, encoding="utf-8")
+    write_atomic(Path(path), text.encode())
 
 
 def parse_assignments(assignments: Iterable[str]) -> Pairs:

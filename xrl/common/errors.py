@@ -15,6 +15,10 @@ class EnvironmentFault(XrlError, RuntimeError):
     """A user's environment broke its own promise: NaN, another shape, an exception in ``step``."""
 
 
+class TooManyFailures(EnvironmentFault):
+    """Environments failed more often than a run was told to survive; raised between two steps."""
+
+
 class ModelFileError(XrlError, ValueError):
     """A model file is missing, damaged, of another method or shape, or not a model file at all."""
 

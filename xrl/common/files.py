@@ -11,12 +11,13 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from xrl.common.errors import CheckpointError, ModelFileError
+
+if TYPE_CHECKING:  # writing a configuration needs neither
+    import numpy as np
+    from torch import Tensor
 
 FORMAT = 1
 _KEY = "xrl"  # safetensors metadata maps strings to strings; ours is one JSON document under this key
@@ -36,6 +37,8 @@ def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
                 file.flush()
                 os.fsync(file.fileno())
         os.replace(temporary, path)
+        if durable:
+            sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -57,7 +60,7 @@ def sha256_of(path: Path) -> str:
 
 # Arrays ------------------------------------------------------------------------------------------------------------
 
-Layout = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
+Layout = Mapping[str, tuple[tuple[int, ...], "np.dtype[Any]"]]
 """Name -> whole shape and type of an array."""
 
 _LARGEST_HEADER = 2**20  # bytes
@@ -66,6 +69,7 @@ _DTYPES = {"BOOL": "bool", "U8": "uint8", "F32": "float32"}
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[int, str]:
     """Write a safetensors file, not durable yet (see ``sync``); returns its bytes and its SHA-256."""
+    import numpy as np
     from safetensors.numpy import save
     data = save({name: np.asarray(array, order="C") for name, array in arrays.items()})
     write_atomic(path, data, durable=False)

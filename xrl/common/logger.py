@@ -7,10 +7,12 @@ import os
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from xrl.common.errors import ConfigError
+from xrl.common.files import sync
 
 COUNTERS = ("agent_steps", "frames", "updates")
 
@@ -35,6 +37,8 @@ class Logger:
     def __init__(self, kind: str, folder: Path, *, project: str, name: str, config: dict[str, Any],
                  marks: Mapping[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._earlier = {name: marks[name] for name in ("wandb",) if name in marks}
         self.sinks: list[Sink] = [JsonLines(folder / METRICS)]
         if kind == "tensorboard":
             self.sinks.append(TensorBoard(folder))
@@ -53,8 +57,10 @@ class Logger:
                 self._lost += 1
 
     def marks(self) -> dict[str, Any]:
-        """How far every file of the log has got, by name, and what continues it elsewhere; see ``cut_logs``."""
-        return {name: mark for sink in self.sinks for name, mark in sink.marks().items()}
+        """How far every file of the log has got, by name, whoever writes it, and what continues it elsewhere; see
+        ``cut_logs``."""
+        own = {name: mark for sink in self.sinks for name, mark in sink.marks().items()}
+        return {**self._earlier, **_sizes(self._folder), **own}
 
     def close(self) -> None:
         if self._lost:
@@ -70,13 +76,23 @@ def cut_logs(folder: Path, marks: Mapping[str, Any]) -> None:
 
     Of wandb nothing can be cut; it shows again what it was sent before.
     """
-    for path in [folder / METRICS, *folder.glob(EVENTS)]:
-        if not path.is_file() or path.is_symlink():
-            continue
+    for path in _files(folder):
         if (size := marks.get(path.name)) is None:
             path.unlink()
         elif path.stat().st_size > size:
             os.truncate(path, size)
+
+
+def _files(folder: Path) -> list[Path]:
+    """Those of the log, whichever sink writes them now."""
+    return [path for path in [folder / METRICS, *folder.glob(EVENTS)] if path.is_file() and not path.is_symlink()]
+
+
+def _sizes(folder: Path) -> dict[str, Any]:
+    """How long each file is, and is for certain, whatever happens to the machine."""
+    for path in _files(folder):
+        sync(path)
+    return {path.name: path.stat().st_size for path in _files(folder)}
 
 
 class JsonLines:
@@ -89,7 +105,7 @@ class JsonLines:
         print(json.dumps({**counters, **metrics}), file=self.file, flush=True)
 
     def marks(self) -> dict[str, Any]:
-        return {METRICS: os.fstat(self.file.fileno()).st_size}
+        return {}
 
     def close(self) -> None:
         self.file.close()
@@ -98,17 +114,25 @@ class JsonLines:
 class TensorBoard:
     def __init__(self, folder: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
-        self.folder = folder
-        self.writer = SummaryWriter(str(folder))
+        self.open = partial(SummaryWriter, str(folder))
+        self.writer = self.open()
 
     def write(self, metrics: dict[str, float], counters: dict[str, int]) -> None:
+        try:
+            self._write(metrics, counters)
+        except OSError:  # its thread has died of it, and would say so for ever
+            self.writer = self.open()
+            raise
+
+    def _write(self, metrics: dict[str, float], counters: dict[str, int]) -> None:
         steps = {f"counters/{key}": counters[key] for key in ("agent_steps", "updates")}
         for key, value in {**metrics, **steps}.items():
             self.writer.add_scalar(key, value, counters["frames"])
 
     def marks(self) -> dict[str, Any]:
-        self.writer.flush()
-        return {path.name: path.stat().st_size for path in self.folder.glob(EVENTS)}
+        with suppress(OSError):  # the next record tells, and begins another file
+            self.writer.flush()
+        return {}
 
     def close(self) -> None:
         self.writer.close()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from xrl.common.config import save_config
 from xrl.common.errors import CheckpointError, ConfigError, ModelFileError
+from xrl.common.files import sync
 from xrl.configs.schemas.base import RunConfig
 
 CONFIG = "config.yaml"
@@ -42,6 +43,7 @@ def new_run_folder(config: RunConfig) -> Path:
             folder = parent / (name + suffix)
             with suppress(OSError):  # there is one of this name, with a config.yaml in it
                 fresh.rename(folder)
+                sync(parent)
                 return folder
         raise FileExistsError(f"{parent / name}: cannot make a fresh run folder")
     finally:
@@ -56,11 +58,13 @@ def _umask() -> int:
 
 def check_closed(folder: Path) -> None:
     """A run folder, perhaps a stranger's, holds files and folders: no link may lead reading or writing out of it, and
-    no pipe or device keep its reader waiting.
+    no pipe or device keep its reader waiting. What wandb keeps there (with links of its own) nobody here touches.
 
     Raises CheckpointError.
     """
     for place, folders, files in os.walk(folder):
+        if Path(place) == folder and "wandb" in folders and not (folder / "wandb").is_symlink():
+            folders.remove("wandb")
         for name in [*folders, *files]:
             mode = os.lstat(Path(place) / name).st_mode
             if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
@@ -80,7 +84,11 @@ def locked(folder: Path) -> Iterator[None]:
     except ImportError:
         yield
         return
-    with (folder / LOCK).open("w") as file:
+    try:
+        lock = (folder / LOCK).open("w")
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be written to: {error}; a run that goes on writes there") from error
+    with lock as file:
         # Environments in processes of their own hold it, too, and outlive a killed run for a second.
         deadline = time.monotonic() + PATIENCE
         while True:

@@ -64,8 +64,11 @@ def _as_array(value: Tensor | np.ndarray | bytes, path: str) -> tuple[str, np.nd
     if isinstance(value, bytes):
         return "$bytes", np.frombuffer(value, np.uint8).copy()
     if isinstance(value, Tensor):
-        return "$tensor", value.detach().clone().cpu().numpy()  # torch copies with several threads
-    if value.dtype.kind not in "biuf":
+        value = value.detach().clone().cpu()  # torch copies with several threads
+        if value.dtype == torch.bfloat16:
+            raise TypeError(f"{path}: a tensor of bfloat16 cannot be saved; use float32")
+        return "$tensor", value.numpy()
+    if value.dtype.kind not in "biuf" or value.dtype.itemsize > 8:
         raise TypeError(f"{path}: an array of {value.dtype} cannot be saved; use numbers")
     return "$array", np.array(value, order="C")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ class Segment:
     end: int
     arrays: dict[str, np.ndarray]
     file: SegmentFile | None = None
+    loaded: bool = False  # with a checkpoint, which may count on its file for longer
 
 
 class Segments:
@@ -84,7 +86,7 @@ class Segments:
         while self._segments[0].end <= oldest and len(self._segments) > 1:
             gone = self._segments[0]
             self._hold(self._segments[1:])
-            if gone.file is not None and self._folder is not None and not self._keep_files:
+            if gone.file is not None and self._folder is not None and not (self._keep_files or gone.loaded):
                 (self._folder / gone.file.name).unlink(missing_ok=True)
 
     def row(self, number: int) -> dict[str, np.ndarray]:
@@ -121,7 +123,9 @@ class Segments:
         last = self._segments[-1]
         if last.end == last.first:
             return
-        last.arrays = {key: array[:last.end - last.first] for key, array in last.arrays.items()}
+        rows = last.end - last.first
+        if rows < self._segment_rows:  # a view would hold on to the memory of a full segment
+            last.arrays = {key: array[:rows].copy() for key, array in last.arrays.items()}
         self._hold([*self._segments, self._empty(last.end)])
         if self._folder is None:
             return
@@ -145,7 +149,8 @@ class Segments:
                 size, digest = write_arrays(folder / name, segment.arrays)
                 segment.file = SegmentFile(name, segment.first, segment.end - segment.first, size, digest)
                 if self._mapped:
-                    segment.arrays = map_arrays(folder / name, self._layout(segment.file.rows))
+                    with suppress(RuntimeError):  # the system allows no more maps (65,000): it stays in memory, too
+                        segment.arrays = map_arrays(folder / name, self._layout(segment.file.rows))
         return [segment.file for segment in self._segments[:-1] if segment.file is not None]
 
     def load(self, files: Sequence[SegmentFile], folder: Path) -> None:
@@ -160,15 +165,15 @@ class Segments:
                 raise CheckpointError(f"{folder / file.name}: the rows before number {file.first} are missing; use "
                                       f"another checkpoint")
             read = map_arrays if self._mapped else read_arrays
-            found.append(Segment(file.first, file.first + file.rows, read(folder / file.name, self._layout(file.rows)),
-                                 file))
+            arrays = read(folder / file.name, self._layout(file.rows))
+            found.append(Segment(file.first, file.first + file.rows, arrays, file, loaded=True))
         self._hold([*found, self._empty(found[-1].end if found else 0)])
 
     def _layout(self, rows: int) -> Fields:
         return {key: ((rows, self._num_envs, *shape), dtype) for key, (shape, dtype) in self._fields.items()}
 
     def _empty(self, first: int) -> Segment:
-        layout = self._layout(self._segment_rows)  # np.zeros takes no memory until used
+        layout = self._layout(self._segment_rows)
         return Segment(first, first, {key: np.zeros(shape, dtype) for key, (shape, dtype) in layout.items()})
 
 

@@ -53,8 +53,12 @@ def find_run(place: str | Path | None, model_dir: str, asked: Callable[[Path], R
 
 def run_folders(root: Path) -> list[Path]:
     """Run folders at ``root`` or below, the one that was written to last first."""
-    found = [path.parent for pattern in ("", "*/", "*/*/", "*/*/*/") for path in root.glob(f"{pattern}{CONFIG}")]
-    return sorted(found, key=_last_written, reverse=True)
+    if (root / CONFIG).exists():
+        return [root]
+    found = [path.parent for pattern in ("*/", "*/*/", "*/*/*/") for path in root.glob(f"{pattern}{CONFIG}")]
+    # What lies deeper in a run is none (a crash folder); what begins with a dot was not finished being made.
+    runs = [folder for folder in found if not folder.name.startswith(".") and not (folder.parent / CONFIG).exists()]
+    return sorted(runs, key=_last_written, reverse=True)
 
 
 def _last_written(folder: Path) -> float:

@@ -181,18 +181,25 @@ class EvaluationGrid(Callback):
     def __init__(self, interval: int, benchmark: bool) -> None:
         self.interval, self.benchmark = interval, benchmark
         self.next = interval
+        self.under_way = False
         self.frames: list[int] = []
         self.means: list[float] = []
 
     def on_train_begin(self, agent: Agent[Any], target_steps: int) -> None:
         if self.benchmark and not self.means:
             agent.test()
-        self.on_step(agent)  # a resumed run was perhaps stopped in the middle of an evaluation
+        if self.under_way:  # in the run that is resumed, when a signal stopped it
+            self.evaluate(agent)
 
     def on_step(self, agent: Agent[Any]) -> None:
         if self.interval and agent.agent_steps >= self.next:
-            agent.test()
-            self.next += self.interval
+            self.evaluate(agent)
+
+    def evaluate(self, agent: Agent[Any]) -> None:
+        self.under_way = True
+        agent.test()
+        self.under_way = False
+        self.next += self.interval
 
     def on_evaluation(self, agent: Agent[Any], evaluation: Evaluation) -> None:
         best = max(self.means, default=float("-inf"))
@@ -207,14 +214,19 @@ class EvaluationGrid(Callback):
             print(f"the best model so far could NOT be saved: {error}; training goes on", file=sys.stderr)
 
     def state_dict(self, agent: Agent[Any]) -> dict[str, Any]:
-        return {"next": self.next, "frames": self.frames, "means": self.means, "benchmark": self.benchmark}
+        return {"interval": self.interval, "next": self.next, "under_way": self.under_way, "frames": self.frames,
+                "means": self.means, "benchmark": self.benchmark}
 
     def load_state_dict(self, agent: Agent[Any], state: dict[str, Any]) -> None:
-        if state:
-            self.frames, self.means, self.benchmark = state["frames"], state["means"], state["benchmark"]
-            if self.interval:  # perhaps another one now: the first point of its grid that is not behind us
-                self.next = state["next"] if state["next"] % self.interval == 0 else (
-                    -(-agent.agent_steps // self.interval) * self.interval)
+        if not state:
+            return
+        if self.benchmark and not state["benchmark"]:
+            raise ConfigError("resume: this run was not started as a benchmark, so it has no evaluation at step 0 and "
+                              "no curve; resume it with train")
+        self.frames, self.means, self.benchmark = state["frames"], state["means"], state["benchmark"]
+        self.under_way, self.next = state["under_way"], state["next"]
+        if self.interval != state["interval"] and self.interval:  # another grid: its next point ahead
+            self.next = (agent.agent_steps // self.interval + 1) * self.interval
 
     def write_curve(self, agent: Agent[Any]) -> None:
         config = agent.config
@@ -255,7 +267,7 @@ def resume_run(place: str | None, mode: str, *, method: str | None, env: str | N
 
     Raises CheckpointError and ConfigError as ``Runner.train`` does.
     """
-    model_dir = dict(parse_assignments(overrides)).get("model_dir", RunConfig.model_fields["model_dir"].default)
+    model_dir = str(dict(parse_assignments(overrides)).get("model_dir", RunConfig.model_fields["model_dir"].default))
 
     def asked(path: Path) -> ResolvedConfig:
         return load_config(method, env, env_id, path, overrides)
