@@ -2,10 +2,10 @@
 
     python benchmarks/soak.py [--minutes 60]
 
-A real `xrl train` process writes a checkpoint every minute, wraps its replay many times and evaluates now and then. Every
-ten seconds its memory (its own, and that of mapped files, which the system can take back), open files, threads and child
-processes are read from /proc. A line is fitted to its own memory after the first ten minutes (a sixth of a shorter run).
-Writes benchmarks/results/soak.json and docs/images/soak.png, and prints a Markdown table.
+A real `xrl train` process writes a checkpoint every minute, wraps its replay many times and evaluates now and then.
+Every ten seconds its memory (its own, and that of mapped files, which the system can take back), open files, threads
+and child processes are read from /proc. A line is fitted to its own memory after the first ten minutes (a sixth of a
+shorter run). Writes benchmarks/results/soak.json and docs/images/soak.png, and prints a Markdown table.
 """
 
 from __future__ import annotations
