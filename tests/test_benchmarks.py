@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -223,3 +224,32 @@ def test_scaling_changes_one_size_at_a_time_and_is_drawn(script, monkeypatch, tm
     assert [case["parallels"] for case in record["environments"]] == [1, 2]
     plot.draw(record, tmp_path / "images" / "scaling.png")
     assert (tmp_path / "images" / "scaling.png").stat().st_size > 10_000
+
+
+def test_checkpoint(script, monkeypatch, tmp_path, capsys):
+    checkpoint = script("checkpoint")
+    monkeypatch.setattr(checkpoint, "NEW", 50)
+    run_main(checkpoint, monkeypatch, "--rows", 200, "--models", "cartpole", "--threads", 1, "--place", tmp_path,
+             "--output", tmp_path / "checkpoint.json")
+    cases = json.loads((tmp_path / "checkpoint.json").read_text())["cases"]
+    assert [(case["storage"], case["checkpoint"]) for case in cases] == [
+        (storage, which) for storage in ("disk", "memory") for which in ("first", "next")]
+    for first, following in (cases[:2], cases[2:]):
+        row = 4 * 4 + 2 * 4 + 4 + 3  # bytes; the next checkpoint writes only what is new, and the weights again
+        assert 100 * row < first["bytes"] - following["bytes"] < 200 * row
+        assert 0 < first["waits_seconds"] <= first["seconds"]
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.json"], "it gives the disk back"
+    assert capsys.readouterr().out.count("| cartpole |") == 4
+
+
+def test_soak_fits_its_line_to_the_later_part(script, tmp_path):
+    soak = script("soak")
+    samples = [{"seconds": 10.0 * n, "own_mib": 300 + (400 if n < 60 else 0) + n / 36, "mapped_mib": 90, "files": 5,
+                "threads": 4, "children": 0} for n in range(360)]  # ten MiB an hour, after a wild beginning
+    assert soak.slope(samples) == pytest.approx(10.0)
+    record = {"samples": samples, "slope_mib_per_hour": 10.0, "disk_mib": 50.0, "complaints": 0,
+              "counters": {"agent_steps": 1000, "updates": 10}}
+    assert "| open files | 5 | 5 | 5 | 5 |" in soak.table(record) and "+10.0 MiB per hour" in soak.table(record)
+    soak.draw(record, tmp_path / "soak.png")
+    assert (tmp_path / "soak.png").stat().st_size > 10_000
+    assert soak.sample(os.getpid())["threads"] >= 1
