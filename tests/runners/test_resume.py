@@ -110,13 +110,14 @@ def test_a_resumed_run_is_the_same_run(runner, variant):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, None), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
 @pytest.mark.parametrize("at", ["on_step", "on_update", "on_pretrain", "on_evaluation"])
-def test_a_signal_saves_and_the_run_goes_on_where_it_stopped(runner, number, code, at):
+def test_a_signal_saves_and_the_run_goes_on_where_it_stopped(runner, capsys, number, code, at):
     keys = {"checkpoint_every": 10_000, "pretrain": 5}
     whole, keep, recorder = Keep(), Keep(), Recorder()
     expected = outcome(runner("whole", [whole], **keys).run(), whole)
     with pytest.raises(KeyboardInterrupt if code is None else SystemExit) as caught:
         runner("cut", [Cut(40 if at == "on_pretrain" else 60, number, at), recorder], **keys).run()
     assert code is None or caught.value.code == code
+    assert f"go on with: xrl train --resume {run_folders_of(runner('cut'))[0]}" in capsys.readouterr().err
     stopped = recorder.named("pause")[0][1:3]
     folder = run_folders_of(runner("cut"))[0]
     assert tuple(find_checkpoints(folder)[-1].counters[name] for name in ("agent_steps", "updates")) == stopped

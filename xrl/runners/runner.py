@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from xrl.agents.base import Agent
@@ -18,6 +19,7 @@ from xrl.common.config_files import parse_assignments
 from xrl.common.config_keys import flatten
 from xrl.common.errors import ConfigError, ModelFileError, XrlError
 from xrl.common.files import read_metadata, write_atomic
+from xrl.common.interrupt import OrderlyStop
 from xrl.common.registry import load
 from xrl.common.run_folder import BEST_MODEL, CONFIG, FINAL_MODEL, experiment_name, find_model, locked
 from xrl.common.seeding import TEST_SEED
@@ -158,6 +160,10 @@ class Runner:
                         save_config(config, folder / CONFIG)
                     agent.train_until(config.running_steps)
                     save_or_explain(agent, FINAL_MODEL)
+            except OrderlyStop:
+                if agent.keeps_checkpoints:
+                    print(f"go on with: xrl train --resume {quote(str(agent.folder))}", file=sys.stderr)
+                raise
             finally:
                 agent.finish()
         print(f"models and logs: {agent.folder}")
