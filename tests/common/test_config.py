@@ -412,3 +412,10 @@ def test_describe_shows_value_origin_unit_and_meaning_of_every_key():
             "Atari: all 18 actions instead of the game's minimal set"] in cells
     assert sum(len(row) == 5 for row in cells) == len(resolved.origins)
     assert "[world_model.rssm] recurrent state-space model" in text
+
+
+def test_nesting_that_yaml_could_not_write_again_is_refused(tmp_path):
+    path = tmp_path / "deep.yaml"
+    path.write_text("method: DreamerV2\nenv_name: toy\nenv_id: Catch-v0\nenv_kwargs: {a: " + "[" * 60 + "]" * 60 + "}\n")
+    with pytest.raises(ConfigError, match="nested deeper than 50 levels"):
+        load_config(config_path=path)

@@ -6,13 +6,14 @@ import json
 import os
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from xrl.common import files
-from xrl.common.errors import ModelFileError
-from xrl.common.files import load_tensors, read_metadata, save_tensors, write_atomic
+from xrl.common.errors import CheckpointError, ModelFileError
+from xrl.common.files import load_tensors, map_arrays, read_metadata, save_tensors, write_arrays, write_atomic
 
 
 def test_a_file_comes_back(tmp_path):
@@ -102,3 +103,22 @@ def test_what_cannot_be_read_is_named(tmp_path, read, kind, message):
     with pytest.raises(ModelFileError, match=f"^{path}: .*{message}"):
         read(path)
     assert not marker.exists()
+
+
+def test_a_header_of_rows_is_not_believed(tmp_path):
+    layout = {"a": ((3,), np.dtype(np.float32))}
+    write_arrays(tmp_path / "rows", {"a": np.arange(3, dtype=np.float32)})
+    assert map_arrays(tmp_path / "rows", layout)["a"].tolist() == [0, 1, 2]
+    good = (tmp_path / "rows").read_bytes()
+    length = int.from_bytes(good[:8], "little")
+    header = json.loads(good[8:8 + length])
+    for change in ({"data_offsets": [0, float("inf")]}, {"data_offsets": [-12, 0]}, {"data_offsets": [4, 16]},
+                   {"data_offsets": [0, 2**70]}, {"shape": [4]}, {"dtype": "I64"}, {"data_offsets": 3}):
+        text = json.dumps(header | {"a": header["a"] | change}).encode()
+        (tmp_path / "bad").write_bytes(len(text).to_bytes(8, "little") + text + good[8 + length:])
+        with pytest.raises(CheckpointError, match="not the file that the checkpoint counts on"):
+            map_arrays(tmp_path / "bad", layout)
+    for length in (0, 2**40, 2**64 - 1):
+        (tmp_path / "bad").write_bytes(length.to_bytes(8, "little") + good[8:])
+        with pytest.raises(CheckpointError):
+            map_arrays(tmp_path / "bad", layout)

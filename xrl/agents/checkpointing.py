@@ -121,7 +121,7 @@ class Checkpointer(Callback):
 
     def load_state_dict(self, agent: Agent[Any], state: dict[str, Any]) -> None:
         if self.steps and state.get("next_step") is not None:
-            self.next_step = state["next_step"]
+            self.next_step = int(state["next_step"])
 
 
 def take_snapshot(agent: Agent[Any]) -> Snapshot:
@@ -161,9 +161,9 @@ def resume(agent: Agent[Any], folder: Path, keep: int) -> None:
         return
     facts = checkpoint.manifest["facts"]
     if (facts.get("device") == "cpu") != (agent.device.type == "cpu"):
-        raise CheckpointError(f"{checkpoint.path}: written on {facts.get('device')}, but device: {agent.config.device} "
-                              f"is {agent.device} here, and random numbers differ between them: resume it on such a "
-                              f"device, or start another run from its model")
+        raise CheckpointError(f"{checkpoint.path}: written on {shown(str(facts.get('device')), 80)}, but device: "
+                              f"{agent.config.device} is {agent.device} here, and random numbers differ between them: "
+                              f"resume it on such a device, or start another run from its model")
     state = checkpoint.load()
     try:
         named = {file["name"] for file in state.get("replay", {}).get("files", ())}
@@ -193,7 +193,9 @@ def _check_unborn(agent: Agent[Any], folder: Path) -> None:
 
 def _compare(then: Mapping[str, Any], agent: Agent[Any]) -> None:
     now = surroundings(agent)
-    if changed := [f"{name} {then.get(name)} -> {now[name]}" for name in now if then.get(name) != now[name]]:
+    if changed := [f"{name} {shown(str(then.get(name)), 80)} -> {now[name]}" for name in now
+                   if then.get(name) != now[name]]:
         print(f"not exact to the last bit: {', '.join(changed)}", file=sys.stderr)
     if not then.get("exact", True):
-        print(f"not exact: {then.get('not_exact_because')}; the run goes on with fresh episodes", file=sys.stderr)
+        print(f"not exact: {shown(str(then.get('not_exact_because')))}; the run goes on with fresh episodes",
+              file=sys.stderr)

@@ -210,6 +210,9 @@ class DreamerV2Agent(Agent[DreamerV2Config]):
         self.replay = self.make_replay()
         self.replay.load(state["replay"], self.folder / REPLAY)
         self.state = State(*(state["latent"][name].to(self.device) for name in ("deter", "stoch")))
+        for found, fresh in zip(self.state, self.initial_state(self.envs.num_envs), strict=True):
+            if found.shape != fresh.shape or found.dtype != fresh.dtype:
+                raise ValueError(f"a latent state of shape {tuple(found.shape)}, not {tuple(fresh.shape)}")
         self.should_train.load_state_dict(state["should_train"])
         self.said, self.pretraining = set(state["said"]), state["pretraining"]
         self.learning, self.loaded_at = state["learning"], state["loaded_at"]

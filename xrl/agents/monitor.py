@@ -73,7 +73,8 @@ class MetricLog(Callback):
     def load_state_dict(self, agent: Agent[Any], state: dict[str, Any]) -> None:
         """Cuts the log where the checkpoint was written."""
         if state:
-            self.names, self.written_at, self.marks = state["names"], state["written_at"], state["marks"]
+            self.names, self.marks = list(state["names"]), dict(state["marks"])
+            self.written_at = None if state["written_at"] is None else int(state["written_at"])
             self.pending = [values.to(agent.device) for values in state["pending"]]
         if not state or state["place"] == agent.config.log_dir:  # in another place nothing was written since
             cut_logs(self._folder(agent), self.marks)

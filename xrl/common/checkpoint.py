@@ -270,4 +270,4 @@ def checkpoint_paths(run: Path) -> list[Path]:
 
 
 def _row_paths(run: Path) -> list[Path]:
-    return sorted(path for path in (run / REPLAY).glob("rows_*") if _ROWS_NAME.fullmatch(path.name))
+    return sorted(path for path in (run / REPLAY).glob("rows_*") if _ROWS_NAME.fullmatch(path.name) and path.is_file())

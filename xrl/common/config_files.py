@@ -20,6 +20,7 @@ _EXPONENT = re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9]*)?[eE][-+]?[0-9]+$")
 
 
 _MOST_ENTRIES = 10_000  # keys and values
+_DEEPEST = 50  # levels
 _MOST_BITS = 2_000  # more than any float has
 
 
@@ -117,17 +118,18 @@ def _parse(text: str, label: str) -> Any:
 def _check_size(content: Any, label: str) -> None:
     """Aliases let a few lines stand for more than any memory holds, or for something that contains itself; and Python
     writes out no integer of more than 4300 digits."""
-    waiting, seen = [content], 0
+    waiting, seen = [(content, 0)], 0
     while waiting:
-        value = waiting.pop()
+        value, depth = waiting.pop()
         seen += 1
+        if depth > _DEEPEST:
+            raise ConfigError(f"{label}: is nested deeper than {_DEEPEST} levels; make it flatter")
         if seen > _MOST_ENTRIES:
             raise ConfigError(f"{label}: stands for more than {_MOST_ENTRIES} entries, those behind an alias (*) "
                               f"counted each time; write fewer")
         if isinstance(value, int) and value.bit_length() > _MOST_BITS:
             raise ConfigError(f"{label}: holds an integer of {value.bit_length()} bits; write a smaller number")
         if isinstance(value, Mapping):
-            waiting.extend(value)
-            waiting.extend(value.values())
+            waiting.extend((entry, depth + 1) for entry in [*value, *value.values()])
         elif isinstance(value, list | tuple | set):
-            waiting.extend(value)
+            waiting.extend((entry, depth + 1) for entry in value)

@@ -121,7 +121,7 @@ def _places(path: Path, layout: Layout) -> dict[str, tuple[int, int]]:
             if not 0 <= start <= end <= size or end - start != math.prod(shape) * dtype.itemsize:
                 raise ValueError(f"{name} lies outside the file")
             places[name] = start, end
-    except (OSError, ValueError, KeyError, TypeError) as error:  # JSON's error is a ValueError
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:  # JSON's is a ValueError
         raise CheckpointError(f"{path}: not the file that the checkpoint counts on: {error}; use another "
                               "checkpoint") from error
     return places

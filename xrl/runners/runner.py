@@ -229,8 +229,9 @@ class EvaluationGrid(Callback):
         if self.benchmark and not state["benchmark"]:
             raise ConfigError("resume: this run was not started as a benchmark, so it has no evaluation at step 0 and "
                               "no curve; resume it with train")
-        self.frames, self.means, self.benchmark = state["frames"], state["means"], state["benchmark"]
-        self.under_way, self.next = state["under_way"], state["next"]
+        self.frames, self.means = [int(frames) for frames in state["frames"]], [float(mean) for mean in state["means"]]
+        self.benchmark, self.under_way = bool(state["benchmark"]), bool(state["under_way"])
+        self.next = int(state["next"])
         if self.interval != state["interval"] and self.interval:  # another grid: its next point ahead
             self.next = (agent.agent_steps // self.interval + 1) * self.interval
 
