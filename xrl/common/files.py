@@ -118,7 +118,7 @@ def _places(path: Path, layout: Layout) -> dict[str, tuple[int, int]]:
             start, end = (8 + length + int(offset) for offset in entry["data_offsets"])
             if entry["shape"] != list(shape) or _DTYPES.get(entry["dtype"]) != dtype.name:
                 raise ValueError(f"{name} is {entry['dtype']} of shape {entry['shape']}, not {dtype} of {list(shape)}")
-            if not 0 <= start <= end <= size or end - start != math.prod(shape) * dtype.itemsize:
+            if not 8 + length <= start <= end <= size or end - start != math.prod(shape) * dtype.itemsize:
                 raise ValueError(f"{name} lies outside the file")
             places[name] = start, end
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:  # JSON's is a ValueError
