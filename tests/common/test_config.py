@@ -416,6 +416,7 @@ def test_describe_shows_value_origin_unit_and_meaning_of_every_key():
 
 def test_nesting_that_yaml_could_not_write_again_is_refused(tmp_path):
     path = tmp_path / "deep.yaml"
-    path.write_text("method: DreamerV2\nenv_name: toy\nenv_id: Catch-v0\nenv_kwargs: {a: " + "[" * 60 + "]" * 60 + "}\n")
+    nested = "[" * 60 + "]" * 60
+    path.write_text(f"method: DreamerV2\nenv_name: toy\nenv_id: Catch-v0\nenv_kwargs: {{a: {nested}}}\n")
     with pytest.raises(ConfigError, match="nested deeper than 50 levels"):
         load_config(config_path=path)
