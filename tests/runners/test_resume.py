@@ -464,6 +464,41 @@ def test_a_bad_update_noticed_at_a_signal_keeps_the_exit_code_and_the_crash_fold
     assert "replay-crash" in capsys.readouterr().err
 
 
+def test_a_resume_writes_nothing_until_there_is_something_new(runner, capsys):
+    folder = runner().run()
+    checkpoint = find_checkpoints(folder)[-1].path
+    before = (checkpoint / "manifest.json").stat().st_mtime_ns, (folder / "config.yaml").read_text()
+    runner(running_steps=100).run(resume=True)
+    assert "nothing to do: 150 agent steps are made, and running_steps is 100" in capsys.readouterr().out
+    with pytest.raises(Lost):
+        runner(running_steps=200, callbacks=[Cut(151)]).run(resume=True)
+    assert before[0] == (checkpoint / "manifest.json").stat().st_mtime_ns
+    assert before[1].replace("running_steps: 150", "running_steps: 200") == (folder / "config.yaml").read_text()
+    assert not list((folder / "checkpoints").glob("aside_*"))
+
+
+def test_a_run_that_was_once_not_exact_stays_so(runner, monkeypatch, capsys):
+    monkeypatch.setitem(REGISTRY_ENV, "forgetful", Forgetful)
+    keys = {"env": "forgetful", "env_id": "any", "buffer_size": 1000}
+    with pytest.raises(Lost):
+        runner(callbacks=[Cut(100)], **keys).run()
+    monkeypatch.setattr(Forgetful, "get_state", lambda self: {"count": self.count}, raising=False)
+    monkeypatch.setattr(Forgetful, "set_state", lambda self, state: vars(self).update(state), raising=False)
+    capsys.readouterr()
+    folder = runner(**keys).run(resume=True)
+    assert capsys.readouterr().err.count("not exact") == 1
+    facts = find_checkpoints(folder)[-1].manifest["facts"]
+    assert not facts["exact"] and "resumed with fresh episodes at agent step 9" in facts["not_exact_because"]
+
+
+def test_places_that_hold_no_run_say_what_is_wrong(runner, tmp_path):
+    folder = runner().run()
+    for place, message in ((folder / "checkpoints", f"{folder} is one"), (tmp_path / "misspelt", "no such file"),
+                           (folder / "metrics.jsonl", f"{folder} is one")):
+        with pytest.raises(CheckpointError, match=message):
+            runner().run(resume=place)
+
+
 # The command line --------------------------------------------------------------------------------------------------
 
 WORDS = ["--method", "dreamerv2", "--env", "classic_control", "--env-id", "CartPole-v1",
@@ -485,7 +520,8 @@ def test_the_command_line_resumes_the_newest_run_of_this_directory(tmp_path, mon
     told = capsys.readouterr().out
     assert str(folder) in told and "190" in told and told.count("exact") == 2
     for words, message in ((["train", "--resume", "seed=9"], "seed is 1 in this run, not 9"),
-                           (["train", "--resume", "elsewhere"], "no run to go on with"),
+                           (["train", "--resume", "elsewhere"], "no such file or folder, so no run to go on with"),
+                           (["train", "--resume", "running_step=9"], "xrl: error: command line: running_step: unknown"),
                            (["test", "--resume"], "test trains nothing"),
                            (["train", "--resume", "--config", "a.yaml"], "has a configuration of its own"),
                            (["checkpoints"], "needs one PATH"), (["checkpoints", "nowhere"], "no run here")):

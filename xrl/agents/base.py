@@ -70,6 +70,7 @@ class Agent(ABC, Generic[Config]):
         self.lengths = np.zeros(envs.num_envs, dtype=np.int64)
         self.interrupt = Interrupt()
         self.keeps_checkpoints = any(isinstance(callback, Checkpointer) for callback in callbacks)
+        self.inexact = ""  # why this run is not the one that it would have been without being resumed
         self._folder: Path | None = None
         seed_everything(self.config.seed)
         self.rng = numpy_generator(self.config.seed, "memory and random actions")
@@ -290,6 +291,7 @@ class Agent(ABC, Generic[Config]):
         return {
             "agent": self.state_dict(), "row": vars(self.row), "rng": numpy_state(self.rng),
             "scores": self.scores, "lengths": self.lengths, "generators": global_generators(),
+            "inexact": self.inexact,
             "envs": self.envs.get_state(),
             "callbacks": {name: callback.state_dict(self) for name, callback in self._named_callbacks()}}
 
@@ -297,6 +299,7 @@ class Agent(ABC, Generic[Config]):
         """Go on from a ``run_state``. Where environments could not be saved, their episodes end here, cut."""
         self.load_state_dict(state["agent"])
         self.rng.bit_generator.state = state["rng"]
+        self.inexact = str(state["inexact"])
         if state["envs"] is not None:
             self.envs.set_state(state["envs"])
             self.row = Row(**state["row"])
@@ -304,6 +307,7 @@ class Agent(ABC, Generic[Config]):
             self.scores[:], self.lengths[:] = state["scores"], state["lengths"]
         else:
             self.envs.reseed(self.agent_steps)
+            self.inexact = f"it was resumed with fresh episodes at agent step {self.agent_steps:,}"
 
     def load_callback_states(self, state: dict[str, Any]) -> None:
         """The rest of a ``run_state``, when all else has found its place: a log that is cut cannot be cut back."""

@@ -46,7 +46,7 @@ class Checkpointer(Callback):
         self.written_at = time.monotonic()
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[Path | None] | None = None
-        self._checkpoints: Checkpoints | None = None
+        self.checkpoints: Checkpoints | None = None  # a resumed run hands over those it has looked at
         self._said = False
 
     def on_start(self, agent: Agent[Any]) -> None:
@@ -81,8 +81,8 @@ class Checkpointer(Callback):
         self.wait()
         agent.settle()
         agent.learner.check()
-        if self._checkpoints is None:
-            self._checkpoints = Checkpoints(agent.folder, self.keep)
+        if self.checkpoints is None:
+            self.checkpoints = Checkpoints(agent.folder, self.keep)
         self.written_at = time.monotonic()
         while self.next_step is not None and self.steps and self.next_step <= agent.agent_steps:
             self.next_step += self.steps
@@ -104,9 +104,9 @@ class Checkpointer(Callback):
             self._writing = None
 
     def _write(self, agent: Agent[Any], snapshot: Snapshot) -> Path | None:
-        assert self._checkpoints is not None
+        assert self.checkpoints is not None
         try:
-            return self._checkpoints.write(snapshot)
+            return self.checkpoints.write(snapshot)
         except OSError as error:
             self._failed(agent, error)
             return None
@@ -120,6 +120,7 @@ class Checkpointer(Callback):
         return {"next_step": self.next_step}
 
     def load_state_dict(self, agent: Agent[Any], state: dict[str, Any]) -> None:
+        self._said = bool(state)  # whoever resumes a run that is not exact is told by `resume`
         if self.steps and state.get("next_step") is not None:
             self.next_step = int(state["next_step"])
 
@@ -133,8 +134,8 @@ def take_snapshot(agent: Agent[Any]) -> Snapshot:
         raise ConfigError(f"checkpoint: {error}; a state consists of dicts and lists of arrays, numbers, strings, "
                           f"bytes and None") from error
     return Snapshot(arrays, tree, agent.counters, rows=state.get("replay", {}).get("files", ()),
-                    facts={**surroundings(agent), "exact": not agent.envs.unsaveable,
-                           "not_exact_because": agent.envs.unsaveable})
+                    facts={**surroundings(agent), "exact": not (agent.envs.unsaveable or agent.inexact),
+                           "not_exact_because": agent.envs.unsaveable or agent.inexact})
 
 
 def surroundings(agent: Agent[Any]) -> dict[str, Any]:
@@ -152,6 +153,9 @@ def resume(agent: Agent[Any], folder: Path, keep: int) -> None:
     checkpoints = Checkpoints(folder, keep)
     checkpoint = checkpoints.newest()
     agent.folder = folder
+    for callback in agent.callbacks:
+        if isinstance(callback, Checkpointer):
+            callback.checkpoints = checkpoints
     if checkpoint is None:
         _check_unborn(agent, folder)
         checkpoints.rewind(None)
@@ -196,6 +200,6 @@ def _compare(then: Mapping[str, Any], agent: Agent[Any]) -> None:
     if changed := [f"{name} {shown(str(then.get(name)), 80)} -> {now[name]}" for name in now
                    if then.get(name) != now[name]]:
         print(f"not exact to the last bit: {', '.join(changed)}", file=sys.stderr)
-    if not then.get("exact", True):
+    if agent.row is None:
         print(f"not exact: {shown(str(then.get('not_exact_because')))}; the run goes on with fresh episodes",
               file=sys.stderr)

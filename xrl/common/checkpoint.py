@@ -115,12 +115,12 @@ class Checkpoints:
         final = self._folder / f"step_{counters['agent_steps']:010d}_update_{counters['updates']:09d}"
         if final.exists() and final.name in self._known:
             return final  # a run passes each point once: this is the same state
-        self._set_aside(lambda path: path.name >= final.name)  # of a future that this run has left
         temporary = self._folder / f".{final.name}.{os.getpid()}.tmp"
         for left in self._folder.glob(".*.tmp"):  # by a writer that was killed
             shutil.rmtree(left, ignore_errors=True)
         try:
             self._write(temporary, snapshot)
+            self._set_aside(lambda path: path.name >= final.name)  # of a future that this run has left
             os.replace(temporary, final)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

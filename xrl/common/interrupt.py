@@ -55,7 +55,8 @@ def deferred_interrupt() -> Iterator[Interrupt]:
     def handler(number: int, frame: Any) -> None:
         if interrupt.pending is None:
             interrupt.pending = number
-            print(f"\n{signal.Signals(number).name}: stopping after the step under way; Ctrl-C again to stop at once",
+            again = "Ctrl-C again" if number == signal.SIGINT else "Ctrl-C"
+            print(f"\n{signal.Signals(number).name}: stopping after the step under way; {again} to stop at once",
                   file=sys.stderr)
         elif number == signal.SIGINT:
             raise KeyboardInterrupt

@@ -44,7 +44,8 @@ def find_entry(env_name: str) -> Any:
     """The entry of REGISTRY_ENV for ``env_name``, loaded. Raises ConfigError with the nearest name if unknown."""
     if env_name not in REGISTRY_ENV:
         raise ConfigError(f"env_name: {env_name!r} is unknown.{suggestion(env_name, REGISTRY_ENV)} Known: "
-                          f"{', '.join(REGISTRY_ENV)}; add your own with REGISTRY_ENV[{env_name!r}] = YourEnv")
+                          f"{', '.join(REGISTRY_ENV)}; add your own with REGISTRY_ENV[{env_name!r}] = YourEnv "
+                          f"(on the command line --import the module that does)")
     entry = REGISTRY_ENV[env_name]
     return load(entry) if isinstance(entry, str) else entry
 

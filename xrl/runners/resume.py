@@ -9,7 +9,7 @@ from pathlib import Path
 from xrl.common.checkpoint import CHECKPOINTS, Checkpoint, checkpoint_paths, read_checkpoint
 from xrl.common.config import load_config
 from xrl.common.config_keys import flatten
-from xrl.common.errors import CheckpointError, ConfigError, XrlError
+from xrl.common.errors import CheckpointError, ConfigError
 from xrl.common.run_folder import CONFIG, check_closed
 from xrl.configs.schemas.base import RunConfig
 
@@ -30,15 +30,18 @@ def find_run(place: str | Path | None, model_dir: str, asked: Callable[[Path], R
     root = Path(model_dir if place is None else place)
     folders = run_folders(root)
     if not folders:
-        raise CheckpointError(f"{root}: no run to go on with here (a folder with {CONFIG}); name another place, or "
-                              f"leave resume out to start one")
-    reasons = []
+        raise CheckpointError(_no_run(root))
+    reasons, mistakes = [], []
     for folder in folders:
         try:
             check_closed(folder)
-            saved, config = flatten(read_config(folder)), asked(folder / CONFIG)
-        except XrlError as error:
-            reasons.append(f"{folder}: {error}")
+            saved = flatten(read_config(folder))
+            config = asked(folder / CONFIG)
+        except CheckpointError as error:
+            reasons.append(f"{error}")
+            continue
+        except ConfigError as error:
+            mistakes.append(error)
             continue
         now = flatten(config)
         if refused := sorted(key for key in saved.keys() | now.keys() if key not in FREE and
@@ -47,8 +50,17 @@ def find_run(place: str | Path | None, model_dir: str, asked: Callable[[Path], R
             reasons.append(f"{folder}: {key} is {saved.get(key)!r} in this run, not {now.get(key)!r}")
             continue
         return folder, config
+    if not reasons:
+        raise mistakes[0]  # in what was asked for, whichever run it is
     raise ConfigError(f"resume: {reasons[0]}; resume with the run's own values, or start a new run (these can change: "
                       f"{', '.join(sorted(FREE))})")
+
+
+def _no_run(root: Path) -> str:
+    run = next((parent for parent in root.absolute().parents if (parent / CONFIG).exists()), None)
+    found = "no run" if root.exists() else "no such file or folder, so no run"
+    return (f"{root}: {found} to go on with here (a folder with {CONFIG}){f'; {run} is one' if run else ''}; name "
+            f"another place, or leave resume out to start one")
 
 
 def run_folders(root: Path) -> list[Path]:

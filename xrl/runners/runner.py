@@ -157,12 +157,18 @@ class Runner:
                 with locked(folder or agent.folder):
                     if folder is not None:
                         resume_agent(agent, folder, config.keep_checkpoints)
+                        if agent.agent_steps >= config.running_steps:
+                            print(f"{folder}: nothing to do: {agent.agent_steps:,} agent steps are made, and "
+                                  f"running_steps is {config.running_steps:,}; give a larger one to go on")
+                            return folder
                         save_config(config, folder / CONFIG)
                     agent.train_until(config.running_steps)
                     save_or_explain(agent, FINAL_MODEL)
             except OrderlyStop:
                 if agent.keeps_checkpoints:
-                    print(f"go on with: xrl train --resume {quote(str(agent.folder))}", file=sys.stderr)
+                    print(f"go on with: xrl train --resume {quote(str(agent.folder))} (or from Python: "
+                          f"runner.run(resume=...); an environment of your own comes with --import MODULE)",
+                          file=sys.stderr)
                 raise
             finally:
                 agent.finish()

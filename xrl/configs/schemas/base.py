@@ -64,7 +64,7 @@ class RunConfig(Section):
     gamma: Float = param(0.99, "discount factor of one agent step", gt=0, le=1)
 
     checkpoint_every: int | str = param(
-        "10min", "training between checkpoints: agent steps, or minutes as in 10min; 0 for no checkpoints",
+        "5min", "training between checkpoints: agent steps, or minutes as in 10min; 0 for no checkpoints",
         "agent steps or minutes")
     keep_checkpoints: Int = param(2, "the newest checkpoints that stay on disk", "checkpoints", ge=1)
     eval_interval: Int = param(100_000, "training between evaluations; 0 for none", "agent steps", ge=0)
