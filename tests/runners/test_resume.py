@@ -224,7 +224,7 @@ def test_one_process_trains_a_run(runner, monkeypatch):
     monkeypatch.setattr("xrl.common.run_folder.PATIENCE", 0.1)
     folder = runner().run()
     with locked(folder), pytest.raises(ConfigError, match="another process"):
-        runner().run(resume=folder)
+        runner(running_steps=160).run(resume=folder)
 
 
 def test_the_logs_are_cut_where_the_checkpoint_was_written(runner):
@@ -397,7 +397,7 @@ def test_a_refused_resume_leaves_the_log(runner, monkeypatch):
         log.write('{"later": 1}\n')
     monkeypatch.setattr("xrl.memory.sequence_replay.SequenceReplay.load", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        runner().run(resume=True)
+        runner(running_steps=160).run(resume=True)
     assert "later" in (folder / "metrics.jsonl").read_text()
 
 
@@ -468,13 +468,33 @@ def test_a_resume_writes_nothing_until_there_is_something_new(runner, capsys):
     folder = runner().run()
     checkpoint = find_checkpoints(folder)[-1].path
     before = (checkpoint / "manifest.json").stat().st_mtime_ns, (folder / "config.yaml").read_text()
+    log = (folder / "metrics.jsonl").read_text()
     runner(running_steps=100).run(resume=True)
+    assert (folder / "metrics.jsonl").read_text() == log
     assert "nothing to do: 150 agent steps are made, and running_steps is 100" in capsys.readouterr().out
     with pytest.raises(Lost):
         runner(running_steps=200, callbacks=[Cut(151)]).run(resume=True)
     assert before[0] == (checkpoint / "manifest.json").stat().st_mtime_ns
     assert before[1].replace("running_steps: 150", "running_steps: 200") == (folder / "config.yaml").read_text()
     assert not list((folder / "checkpoints").glob("aside_*"))
+
+
+def test_a_run_killed_between_its_last_checkpoint_and_its_last_model_is_finished(runner):
+    """Made longer before, so that it has a last model already: an old one."""
+    whole = runner("whole").run()
+    runner("whole", running_steps=200).run(resume=True)
+    folder = runner("cut").run()
+    with pytest.raises(Lost):
+        runner("cut", [Cut(200, at="on_train_end")], running_steps=200).run(resume=True)
+    old = (folder / "final_train_model.pth").read_bytes()
+    runner("cut", running_steps=200).run(resume=True)
+    assert old != (folder / "final_train_model.pth").read_bytes()
+
+    def log(run):
+        return [{key: value for key, value in json.loads(line).items() if not key.startswith("time/")}
+                for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+    assert log(folder) == log(whole)
 
 
 def test_a_run_that_was_once_not_exact_stays_so(runner, monkeypatch, capsys):

@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from xrl.common.checkpoint import CHECKPOINTS, Checkpoint, checkpoint_paths, read_checkpoint
+from xrl.common.checkpoint import CHECKPOINTS, Checkpoint, checkpoint_paths, find_checkpoints, read_checkpoint
 from xrl.common.config import load_config
 from xrl.common.config_keys import flatten
 from xrl.common.errors import CheckpointError, ConfigError
-from xrl.common.run_folder import CONFIG, check_closed
+from xrl.common.run_folder import CONFIG, FINAL_MODEL, check_closed
 from xrl.configs.schemas.base import RunConfig
 
 # Keys that can change without making it another run: how long it is, where it is seen, what it survives.
@@ -84,6 +84,14 @@ def read_config(folder: Path) -> RunConfig:
         return load_config(config_path=folder / CONFIG).config
     except ConfigError as error:
         raise CheckpointError(f"{folder}: its configuration cannot be read: {error}") from error
+
+
+def steps_of_finished_run(folder: Path) -> int:
+    """The agent steps of a run that came to its end, 0 of any other: its last model comes after its last checkpoint."""
+    checkpoints, final = find_checkpoints(folder), folder / FINAL_MODEL
+    if not checkpoints or not final.exists() or final.stat().st_mtime < checkpoints[-1].manifest["time"]:
+        return 0
+    return checkpoints[-1].counters["agent_steps"]
 
 
 def describe_checkpoints(place: str | Path) -> str:

@@ -29,7 +29,7 @@ from xrl.environment.registry import find_entry
 from xrl.methods import METHODS
 from xrl.runners.advice import advice
 from xrl.runners.profile import Profile, measure, small_run
-from xrl.runners.resume import find_run
+from xrl.runners.resume import find_run, steps_of_finished_run
 
 CURVE = "curve.json"
 
@@ -151,16 +151,16 @@ class Runner:
         config, folder = self.config, None
         if resume:
             folder, config = find_run(None if resume is True else resume, config.model_dir, self._asked)
+            if (made := steps_of_finished_run(folder)) >= config.running_steps:
+                print(f"{folder}: nothing to do: {made:,} agent steps are made, and running_steps is "
+                      f"{config.running_steps:,}; give a larger one to go on")
+                return folder
         with make_envs(config) as envs:
             agent = make_agent(config, envs, self._training_callbacks(config, benchmark))
             try:
                 with locked(folder or agent.folder):
                     if folder is not None:
                         resume_agent(agent, folder, config.keep_checkpoints)
-                        if agent.agent_steps >= config.running_steps:
-                            print(f"{folder}: nothing to do: {agent.agent_steps:,} agent steps are made, and "
-                                  f"running_steps is {config.running_steps:,}; give a larger one to go on")
-                            return folder
                         save_config(config, folder / CONFIG)
                     agent.train_until(config.running_steps)
                     save_or_explain(agent, FINAL_MODEL)
