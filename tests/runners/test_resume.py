@@ -183,6 +183,22 @@ def test_a_run_without_a_checkpoint_begins_again_in_its_folder(runner):
     assert outcome(folder, keep) == expected
 
 
+@pytest.mark.parametrize("storage", ["disk", "memory"])
+def test_killed_while_the_first_checkpoint_was_written(runner, monkeypatch, storage):
+    """The rows that it counts on are there, it is not."""
+    whole, keep = Keep(), Keep()
+    expected = outcome(runner("whole", [whole], **{"replay.storage": storage}).run(), whole)
+
+    def power_cut(*arguments):
+        raise Lost
+
+    with monkeypatch.context() as patch, pytest.raises(Lost):
+        patch.setattr("xrl.common.checkpoint.Checkpoints._write", power_cut)
+        runner("cut", **{"replay.storage": storage}).run()
+    folder = runner("cut", [keep], **{"replay.storage": storage}).run(resume=True)
+    assert outcome(folder, keep) == expected
+
+
 def test_a_finished_run_can_be_made_longer(runner):
     whole, keep = Keep(), Keep()
     expected = outcome(runner("whole", [whole], running_steps=200).run(), whole)

@@ -15,9 +15,10 @@ import torch
 
 from xrl.common.callback import Callback
 from xrl.common.checkpoint import REPLAY, Checkpoints, Snapshot
+from xrl.common.config import load_config
 from xrl.common.config_files import shown
 from xrl.common.errors import CheckpointError, ConfigError, XrlError
-from xrl.common.run_folder import FINAL_MODEL, INTERRUPTED_MODEL, LAST_GOOD_MODEL
+from xrl.common.run_folder import CONFIG, FINAL_MODEL, INTERRUPTED_MODEL, LAST_GOOD_MODEL
 from xrl.common.state import pack
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class Checkpointer(Callback):
 
     def on_start(self, agent: Agent[Any]) -> None:
         self.save(agent)
+        self.wait()  # no step is made that a kill could take back to nothing
 
     def on_step(self, agent: Agent[Any]) -> None:
         if self._due(agent):
@@ -188,8 +190,9 @@ def resume(agent: Agent[Any], folder: Path, keep: int) -> None:
 def _check_unborn(agent: Agent[Any], folder: Path) -> None:
     """Raise CheckpointError if the run without a checkpoint has come further than its first one would be."""
     models = [name for name in (FINAL_MODEL, INTERRUPTED_MODEL, LAST_GOOD_MODEL) if (folder / name).exists()]
-    stored = any((folder / REPLAY).glob("rows_*"))
-    if models or stored or agent.config.checkpoint_every == 0:
+    first = "rows_000000000000_000000000001.safetensors"  # the reset rows, written for the first checkpoint
+    stored = any(path.name != first for path in (folder / REPLAY).glob("rows_*"))
+    if models or stored or load_config(config_path=folder / CONFIG).config.checkpoint_every == 0:
         raise CheckpointError(f"{folder}: has no checkpoint to go on from (it was trained with checkpoint_every: 0, or "
                               f"its checkpoints are gone), and is not begun again, because that would overwrite what "
                               f"is there; start a new run")
