@@ -330,3 +330,12 @@ def test_evaluations_play_at_most_test_parallels_side_by_side(workshop, watched)
     before = len(watched.made)
     agent.test(5)
     assert len(watched.made) - before == 2
+
+
+def test_determinism_follows_the_configuration(workshop):
+    try:
+        for said, expected in ((False, False), (None, True), (True, True)):
+            workshop.agent(deterministic=said)
+            assert torch.are_deterministic_algorithms_enabled() == expected
+    finally:
+        torch.use_deterministic_algorithms(False)

@@ -535,6 +535,17 @@ def test_places_that_hold_no_run_say_what_is_wrong(runner, tmp_path):
             runner().run(resume=place)
 
 
+def test_a_run_from_source_that_was_never_installed_has_checkpoints(runner, monkeypatch):
+    from importlib.metadata import PackageNotFoundError
+
+    def not_installed(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("xrl.agents.checkpointing.version", not_installed)
+    folder = runner().run()
+    assert find_checkpoints(folder)[-1].manifest["facts"]["xrl"] == "not installed"
+
+
 # The command line --------------------------------------------------------------------------------------------------
 
 WORDS = ["--method", "dreamerv2", "--env", "classic_control", "--env-id", "CartPole-v1",

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -142,9 +142,16 @@ def take_snapshot(agent: Agent[Any]) -> Snapshot:
 
 def surroundings(agent: Agent[Any]) -> dict[str, Any]:
     """What a resumed run must share with this one to be bit for bit the same."""
-    return {**{name: version(name) for name in _PACKAGES}, "python": platform.python_version(),
+    return {**{name: _version(name) for name in _PACKAGES}, "python": platform.python_version(),
             "machine": f"{platform.system()} {platform.machine()}", "threads": torch.get_num_threads(),
             "device": "cpu" if agent.device.type == "cpu" else torch.cuda.get_device_name(agent.device)}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # xrl itself, run from its source without being installed
+        return "not installed"
 
 
 def resume(agent: Agent[Any], folder: Path, keep: int) -> None:

@@ -195,6 +195,7 @@ class DreamerV2Agent(Agent[DreamerV2Config]):
             self.background.hand_over()
 
     def run_state(self) -> dict[str, Any]:
+        """And what this method adds: the replay's files, latent states, cadences, what learns beside acting."""
         assert self.replay is not None
         state = super().run_state()
         acting = None if self.background is None else self.background.acting.state_dict()
@@ -206,6 +207,7 @@ class DreamerV2Agent(Agent[DreamerV2Config]):
             "batch_ahead": None if self.batch_ahead is None else self.batch_ahead._asdict()}
 
     def load_run_state(self, state: dict[str, Any]) -> None:
+        """Raises CheckpointError or ValueError where the replay or the latent state does not fit."""
         super().load_run_state(state)
         self.replay = self.make_replay()
         self.replay.load(state["replay"], self.folder / REPLAY)

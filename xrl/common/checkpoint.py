@@ -166,7 +166,7 @@ class Checkpoints:
                 path.unlink()
 
     def newest(self) -> Checkpoint | None:
-        """The newest checkpoint that is whole. Those after it, damaged, are named and set aside.
+        """The newest checkpoint that is whole. Those after it are damaged, and are named; see ``rewind``.
 
         Raises CheckpointError if there are checkpoints, but none is whole.
         """
@@ -186,7 +186,6 @@ class Checkpoints:
             raise CheckpointError(f"{self._folder}: no checkpoint is whole: {'; '.join(reasons)}")
         return None
 
-
     def rewind(self, to: Checkpoint | None) -> None:
         """The run goes on from ``to``, or from its beginning: set aside checkpoints after it (damaged ones: `newest`
         found no use for them), and remove the rows that were stored after it, which will be stored again."""
@@ -197,7 +196,6 @@ class Checkpoints:
         for path in _row_paths(self._run):
             if path.name > max(kept, default=""):
                 path.unlink()
-
 
     def _set_aside(self, chosen: Callable[[Path], bool]) -> None:
         for path in checkpoint_paths(self._run):

@@ -15,8 +15,6 @@ from xrl.common.errors import ConfigError
 from xrl.common.files import sync
 
 COUNTERS = ("agent_steps", "frames", "updates")
-
-
 METRICS = "metrics.jsonl"
 EVENTS = "events.out.tfevents.*"  # what TensorBoard calls its files
 
