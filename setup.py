@@ -9,6 +9,7 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "xrl/__init__.py").read_text(encoding="utf-8"), re.M).group(1)
 README = ROOT / "README.md"
 
+PLAYER = ["aiohttp>=3.9"]
 REPORT = ["matplotlib>=3.8", "scipy>=1.11"]
 
 setup(
@@ -21,7 +22,7 @@ setup(
     license="MIT",
     license_files=["LICENSE"],
     packages=find_packages(include=["xrl", "xrl.*"]),
-    package_data={"xrl.configs": ["**/*.yaml"]},
+    package_data={"xrl.configs": ["**/*.yaml"], "xrl.player": ["*.html"]},
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.4",
@@ -29,6 +30,7 @@ setup(
         "gymnasium[classic-control]>=1.1,<2",
         "ale-py>=0.12.1",
         "opencv-python-headless>=4.9",
+        "pillow>=10.1",
         "pydantic>=2.7,<3",
         "pyyaml>=6.0.1",
         "safetensors>=0.4.3",
@@ -37,8 +39,9 @@ setup(
         "wandb>=0.17",
     ],
     extras_require={
+        "player": PLAYER,
         "report": REPORT,
-        "dev": [*REPORT, "hypothesis>=6.100", "mypy>=1.10", "pytest>=8", "pytest-xdist>=3.5", "ruff>=0.5",
+        "dev": [*PLAYER, *REPORT, "hypothesis>=6.100", "mypy>=1.10", "pytest>=8", "pytest-xdist>=3.5", "ruff>=0.5",
                 "setuptools>=70.1", "types-PyYAML"],
     },
     entry_points={"console_scripts": ["xrl = xrl.__main__:main"]},

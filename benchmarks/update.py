@@ -37,7 +37,7 @@ from xrl.common.row import ActionSpec, ObsSpec
 from xrl.configs.schemas.dreamer_v2 import DreamerV2Config
 from xrl.learners.dreamer_v2 import Batch, DreamerV2Learner
 from xrl.policies.dreamer_v2 import DreamerV2Policy
-from xrl.runners.stopwatch import Operations
+from xrl.common.stopwatch import Operations
 
 MIN_SECONDS = 2.0  # of timed updates: short ones are repeated more often than asked for
 BUSY = 100  # times per second that another process took a core from us, above which the seconds are not to be trusted

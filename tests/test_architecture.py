@@ -11,12 +11,13 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Imports go rightwards only; rooms of one group do not know each other, the ground floor excepted.
 GROUPS = [
     {"__init__", "__main__"},
+    {"player"},
     {"runners"},
     {"agents"},
     {"learners"},
     {"policies"},
     {"world_models"},
-    {"nn", "memory", "environment"},
+    {"nn", "memory", "environment", "report"},
     {"ops", "common", "configs", "methods"},
 ]
 GROUND = len(GROUPS) - 1

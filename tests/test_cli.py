@@ -67,7 +67,7 @@ def test_json_belongs_to_profile(runner, capsys):
     assert runner.called == [("profile", "a/table.json")]
     assert main(["train", *CATCH, "--json", "a/table.json"]) == 2
     assert capsys.readouterr().err == (
-        "xrl: error: command line: --json: train writes no table; use it with profile\n")
+        "xrl: error: command line: --json: train has no use for it; it belongs to profile\n")
     assert len(runner.made) == 1
 
 

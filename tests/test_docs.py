@@ -126,7 +126,9 @@ def test_every_logged_key_is_explained_and_nothing_else(small, env, env_id):
     assert all(record.keys() >= set(COUNTERS) for record in records)
     logged = set().union(*records)
     other_kind = {"model/image_loss"} if env == "classic_control" else {"model/vector_loss"}
-    assert logged == explained - other_kind - {"env/failures"}
+    rare = {"env/failures", "time/callbacks", "time/waiting", "time/launches", "time/gpu_idle"}
+    too_short = {f"health/{name}_{k}" for name in ("open_loop", "reward_error") for k in (15, 50)}  # the episodes are
+    assert logged <= explained and explained - other_kind - rare - logged <= too_short
 
 
 def test_table_of_keys_is_up_to_date():

@@ -17,15 +17,17 @@ if TYPE_CHECKING:
     from xrl.environment import REGISTRY_ENV as REGISTRY_ENV
     from xrl.environment import make_envs as make_envs
     from xrl.methods import METHODS as METHODS
+    from xrl.report.plot import plot as plot
 
 __version__ = "0.1.0"
-__all__ = ["METHODS", "REGISTRY_ENV", "__version__", "get_configs", "get_runner", "make_envs"]
+__all__ = ["METHODS", "REGISTRY_ENV", "__version__", "get_configs", "get_runner", "make_envs", "plot"]
 
 _LAZY = {
     "METHODS": "xrl.methods:METHODS",
     "REGISTRY_ENV": "xrl.environment:REGISTRY_ENV",
     "get_configs": "xrl.common.config:get_configs",
     "make_envs": "xrl.environment:make_envs",
+    "plot": "xrl.report.plot:plot",
 }
 
 

@@ -1,4 +1,4 @@
-"""Playing whole episodes: how many, of which environment, and what an endless one does."""
+"""Playing whole episodes: how many, of which environment, what an endless one does; and which rows are kept of them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from xrl.agents import evaluation
+from xrl.agents.evaluation import Recorder
+from xrl.common.callback import Evaluation
 from xrl.common.row import Row
 
 
@@ -41,7 +43,7 @@ class Scripted:
         return self._row(is_first)
 
 
-def play(envs, episodes, between_steps=lambda: None):
+def play(envs, episodes, watch=lambda row: None):
     seen = []
 
     def act(row, state, generator, explore):
@@ -49,7 +51,7 @@ def play(envs, episodes, between_steps=lambda: None):
         seen.append((row, state))
         return np.zeros((envs.num_envs, 2), np.float32), state + 1
 
-    result = evaluation.play(act, 0, envs, episodes, torch.Generator(), between_steps, max_failures=1)
+    result = evaluation.play(act, 0, envs, episodes, torch.Generator(), watch, max_failures=1)
     return SimpleNamespace(result=result, seen=seen)
 
 
@@ -111,17 +113,17 @@ def test_what_goes_on_after_the_quota_is_no_business_of_the_evaluation(monkeypat
 
 
 def test_an_interrupt_between_two_steps_goes_through():
-    calls = []
+    rows = []
 
-    def interrupt():
-        calls.append(1)
-        if len(calls) == 3:
+    def interrupt(row):
+        rows.append(row)
+        if len(rows) == 3:
             raise KeyboardInterrupt
 
     envs = Scripted([10])
     with pytest.raises(KeyboardInterrupt):
         play(envs, 1, interrupt)
-    assert envs.steps == 3
+    assert envs.steps == 2  # the row of the reset is watched too
 
 
 def test_a_known_limit_is_waited_for(monkeypatch, recwarn):
@@ -129,3 +131,86 @@ def test_a_known_limit_is_waited_for(monkeypatch, recwarn):
     envs = Scripted([9], truncated=True)
     envs.time_limit = 9
     assert play(envs, 2).result.lengths == (9, 9) and not recwarn.list
+
+
+# Episodes that are held out ----------------------------------------------------------------------------------------
+
+
+def recorded(envs, episodes):
+    recorder, rows = Recorder(), []
+
+    def watch(row):
+        rows.append(row)
+        recorder(row)
+
+    play(envs, episodes, watch)
+    return recorder.episodes(), rows
+
+
+def test_the_first_episode_of_each_environment_is_kept_whole():
+    """With its reset row, and without anything of the next one."""
+    kept, rows = recorded(Scripted([3, 5, 1]), 7)
+    assert [len(episode.reward) for episode in kept] == [4, 6, 2]
+    for env, episode in enumerate(kept):
+        assert episode.is_first.tolist() == [True] + [False] * (len(episode.reward) - 1)
+        assert episode.is_last.tolist() == [False] * (len(episode.reward) - 1) + [True]
+        assert episode.reward.tolist() == [0.0] + [env + 1.0] * (len(episode.reward) - 1)
+        for name in ("action", "is_terminal"):
+            expected = np.stack([getattr(row, name)[env] for row in rows[:len(episode.reward)]])
+            assert np.array_equal(getattr(episode, name), expected)
+
+
+def test_no_more_is_kept_than_the_limits(monkeypatch):
+    monkeypatch.setattr(Recorder, "EPISODES", 2)
+    monkeypatch.setattr(Recorder, "ROWS", 4)
+    kept, _ = recorded(Scripted([9, 2, 5]), 3)
+    assert [len(episode.reward) for episode in kept] == [4, 3]
+    assert not kept[0].is_last.any() and kept[1].is_last[-1]
+    assert kept[0].reward.tolist() == [0, 1, 1, 1]  # what comes after the limit is not begun again
+
+
+def test_an_episode_whose_environment_fails_begins_again():
+    """The row of the restart is a reset row: what came before it was no whole episode."""
+    rows = [one_row(is_first=True), one_row(reward=1.0), one_row(reward=2.0), one_row(is_first=True),
+            one_row(reward=3.0, is_last=True), one_row(is_first=True), one_row(reward=4.0)]
+    recorder = Recorder()
+    for row in rows:
+        recorder(row)
+    (episode,) = recorder.episodes()
+    assert episode.reward.tolist() == [0.0, 3.0] and episode.is_first.tolist() == [True, False]
+
+
+def one_row(reward=0.0, is_first=False, is_last=False):
+    def flag(value):
+        return np.array([value])
+
+    return Row({"x": np.array([[reward]], np.float32)}, np.zeros((1, 2), np.float32), np.array([reward], np.float32),
+               flag(is_first), flag(is_last), flag(is_last))
+
+
+def test_a_reset_row_alone_is_no_episode():
+    recorder = Recorder()
+    assert recorder.episodes() == ()
+    recorder(one_row(is_first=True))
+    assert recorder.episodes() == ()
+
+
+def test_what_is_kept_is_what_the_environments_showed(workshop, watched):
+    """With environments that may write into the same memory again and again."""
+    agent = workshop.agent(env_kwargs={"length": 6, "spread": 3}, test_parallels=3)
+    found = agent.evaluate(5)
+    made = watched.made[1:]
+    assert len(found.held_out) == 3 and len(found.scores) == 5
+    for episode, env in zip(found.held_out, made, strict=True):
+        (obs,) = episode.obs.values()
+        np.testing.assert_allclose(obs[:, 0], np.arange(env.length + 1) / 10, rtol=1e-6)
+        assert episode.action[1:].argmax(-1).tolist() == [int(action) for action in env.actions[:env.length]]
+        assert not episode.action[0].any()
+        assert episode.reward.sum() == pytest.approx(
+            sum(range(1, env.length + 1)) + 0.5 * sum(int(action) == 0 for action in env.actions[:env.length]))
+
+
+def test_held_out_rows_are_no_part_of_the_comparison_of_evaluations():
+    row = one_row()
+    assert Evaluation((1.0,), (2,), (row,)) == Evaluation((1.0,), (2,)) and "Row" not in repr(
+        Evaluation((1.0,), (2,), (row,)))

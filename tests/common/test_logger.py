@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
+import cv2
+import numpy as np
 import pytest
 
 from xrl.common.errors import ConfigError
@@ -66,6 +69,65 @@ def test_tensorboard_has_the_same_values_over_frames(tmp_path):
     curves = {key: [(event.step, event.value) for event in events.Scalars(key)] for key in events.Tags()["scalars"]}
     assert curves == {"model/kl": [(20, 0.5), (40, 0.25)], "eval/return": [(40, -1.0)],
                       "counters/agent_steps": [(20, 5.0), (40, 10.0)], "counters/updates": [(20, 1.0), (40, 2.0)]}
+
+
+def gif(height=4, width=6):
+    """The smallest film: two frames of one colour each."""
+    film = cv2.Animation()
+    film.frames = [np.full((height, width, 3), shade, np.uint8) for shade in (10, 200)]
+    film.durations = [100, 100]
+    return bytes(cv2.imencodeanimation(".gif", film)[1])
+
+
+def test_tensorboard_plays_a_film_among_its_images(tmp_path):
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    log = logger("tensorboard", tmp_path)
+    log.write_picture("dream/gif", gif(), (4, 6), SECOND)
+    log.close()
+    events = event_accumulator.EventAccumulator(str(tmp_path))
+    events.Reload()
+    (image,) = events.Images("dream/gif")
+    assert (image.step, image.height, image.width) == (40, 4, 6) and image.encoded_image_string == gif()
+    assert lines(tmp_path) == []  # pictures are files of their own
+
+
+def test_what_is_no_scalar_is_a_line_of_health(tmp_path):
+    log = logger("none", tmp_path)
+    log.write_health({"kl": [0.5, None]}, FIRST)
+    log.write_health({"kl": []}, SECOND)
+    log.close()
+    assert [json.loads(line) for line in (tmp_path / "health.jsonl").read_text().splitlines()] == [
+        {**FIRST, "kl": [0.5, None]}, {**SECOND, "kl": []}]
+    assert lines(tmp_path) == []
+
+
+def test_health_is_brought_back_to_its_marks_too(tmp_path):
+    log = logger("none", tmp_path)
+    log.write_health({"n": 1}, FIRST)
+    marks = log.marks()
+    log.write_health({"n": 2}, SECOND)
+    log.close()
+    assert marks["health.jsonl"] < (tmp_path / "health.jsonl").stat().st_size
+    cut_logs(tmp_path, marks)
+    assert [json.loads(line)["n"] for line in (tmp_path / "health.jsonl").read_text().splitlines()] == [1]
+    cut_logs(tmp_path, {})
+    assert not (tmp_path / "health.jsonl").exists()
+
+
+def test_a_full_disk_costs_pictures_and_health_and_not_the_run(tmp_path, monkeypatch, capsys):
+    log = logger("none", tmp_path)
+
+    def full(*arguments, **keywords):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", full)
+        log.write_health({"kl": []}, FIRST)
+    log.sinks[0].write_picture = full
+    log.write_picture("dream/gif", gif(), (4, 6), FIRST)
+    log.write({"x": 1.0}, FIRST)
+    log.close()
+    assert len(lines(tmp_path)) == 1 and "2 records could not be written" in capsys.readouterr().err
 
 
 def test_a_log_is_brought_back_to_its_marks(tmp_path):
@@ -137,6 +199,16 @@ def test_wandb_gets_records_with_counters_over_frames(tmp_path, home, fake_wandb
     assert "wandb: offline" in capsys.readouterr().err
 
 
+def test_wandb_gets_a_picture_as_a_file_of_its_kind(tmp_path, home, fake_wandb, monkeypatch):
+    log = logger("wandb", tmp_path / "run")
+    log.sinks[1].run.dir = str(tmp_path)
+    monkeypatch.setattr(sys.modules["wandb"], "Image", lambda path: ("image", path), raising=False)
+    for name, data in (("dream/gif", gif()), ("dream/png", b"\x89PNG...")):
+        log.write_picture(name, data, (4, 6), SECOND)
+        path = tmp_path / f"{name.replace('/', '_')}.{name[-3:]}"
+        assert fake_wandb.logged.pop() == ({name: ("image", str(path)), **SECOND}, 40) and path.read_bytes() == data
+
+
 def test_wandb_goes_on_with_the_same_run(tmp_path, home, fake_wandb):
     logger("wandb", tmp_path / "run", {"wandb": "abc"}).close()
     logger("wandb", tmp_path / "run").close()
@@ -171,8 +243,11 @@ def test_wandb_itself_offline(tmp_path, home, monkeypatch):
         monkeypatch.setenv(name, str(home))
     log = logger("wandb", tmp_path / "run")
     write_two(log)
+    log.write_picture("dream/gif", gif(), (4, 6), SECOND)
     log.close()
     assert len(lines(tmp_path / "run")) == 2
+    pictures = [*tmp_path.rglob("offline-run-*/files/media/images/*.gif"), *home.rglob("media/images/*.gif")]
+    assert pictures and pictures[0].read_bytes() == gif()
     (stored,) = [*tmp_path.glob("run/wandb/offline-run-*/*.wandb"), *home.glob("wandb/offline-run-*/*.wandb")]
     deadline = time.monotonic() + 30
     while b"model/kl" not in stored.read_bytes():  # its own process writes, on a busy machine a little later

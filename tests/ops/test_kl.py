@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.distributions import Categorical, Normal, kl_divergence
 
-from xrl.ops.kl import balanced_kl, categorical_kl, gaussian_kl
+from xrl.ops.kl import balanced_kl, categorical_kl, categorical_kl_each, gaussian_kl, gaussian_kl_each
 
 POST = torch.tensor([0.7, 0.2, 0.1], dtype=torch.float64)
 UNIFORM = torch.full((3,), 1 / 3, dtype=torch.float64)
@@ -49,6 +49,17 @@ def test_categorical_equals_torch_distributions():
     for kl in categorical_kl(post, prior):
         assert kl.shape == (3, 4)
         torch.testing.assert_close(kl, expected)
+
+
+def test_of_each_variable_equals_torch_distributions():
+    torch.manual_seed(0)
+    post, prior = torch.randn(2, 3, 4, 5, 6, dtype=torch.float64)
+    each = categorical_kl_each(post, prior)
+    assert each.shape == (3, 4, 5)
+    torch.testing.assert_close(each, kl_divergence(Categorical(logits=post), Categorical(logits=prior)))
+    torch.testing.assert_close(each.sum(-1), categorical_kl(post, prior)[0])
+    laws = [(torch.randn(3, 4, 5).double(), torch.rand(3, 4, 5).double() + 0.1) for _ in range(2)]
+    torch.testing.assert_close(gaussian_kl_each(*laws), kl_divergence(*(Normal(*law) for law in laws)))
 
 
 def test_gaussian_equals_torch_distributions():

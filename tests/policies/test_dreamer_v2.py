@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -176,3 +177,56 @@ def test_norm_option(part):
 def test_slow_critic_has_the_critics_shape_with_norm():
     policy = tiny_policy({"critic.norm": "layer"})
     assert parameter_count(policy.slow_critic) == parameter_count(policy.critic)
+
+
+# Looking -----------------------------------------------------------------------------------------------------------
+
+
+def states_of(policy, count=4):
+    rssm = policy.world_model.rssm
+    stoch = torch.randn(count, rssm.latent.size, generator=generator(1))
+    return State(torch.randn(count, rssm.deter, generator=generator(2)), stoch)
+
+
+@pytest.mark.parametrize(("obs", "action"), [(BOTH, DISCRETE), (VECTOR, CONTINUOUS), (IMAGE, DISCRETE)])
+def test_a_look_is_what_each_network_says(obs, action):
+    policy = tiny_policy(obs=obs, action=action)
+    state = states_of(policy)
+    look, feat, model = policy.look(state), torch.cat([state.stoch, state.deter], -1), policy.world_model
+    with torch.no_grad():
+        law, gamma = policy.actor(feat), tiny_config().gamma
+        for name, mean in model.decoder(feat).items():
+            spec = obs[name]
+            assert look.obs[name].shape == (4, *spec.shape) and look.obs[name].dtype == spec.dtype
+            if spec.kind == "vector":
+                np.testing.assert_allclose(look.obs[name], mean, rtol=1e-6)
+            else:
+                np.testing.assert_array_equal(look.obs[name], ((mean.clamp(-0.5, 0.5) + 0.5) * 255).round())
+        np.testing.assert_allclose(look.reward, model.reward(feat), rtol=1e-6)
+        np.testing.assert_allclose(look.value, policy.critic(feat), rtol=1e-6)
+        np.testing.assert_allclose(look.cont, (model.discount(feat) / gamma).clamp(max=1), rtol=1e-6)
+        np.testing.assert_allclose(look.entropy, law.entropy(), rtol=1e-6)
+        if action is DISCRETE:
+            np.testing.assert_allclose(look.action, torch.softmax(law.logits, -1), rtol=1e-6)
+            np.testing.assert_allclose(look.action.sum(-1), 1, rtol=1e-6)
+        else:
+            np.testing.assert_allclose(look.action, law.mode(), rtol=1e-6)
+
+
+def test_the_probability_to_go_on_is_free_of_gamma_and_1_without_the_head():
+    """The head learns gamma (1 - terminal): at its best it says gamma where an episode goes on."""
+    policy = tiny_policy({"gamma": 0.9})
+    policy.world_model.discount = lambda feat: feat[..., 0]
+    assert policy.cont(torch.tensor([[0.0], [0.45], [0.9], [0.95]])).tolist() == pytest.approx([0, 0.5, 1, 1])
+    without = tiny_policy({"world_model.predict_discount": False})
+    assert without.cont(torch.rand(3, 2, without.world_model.rssm.feat_size)).tolist() == [[1, 1]] * 3
+
+
+def test_a_dreamt_step_is_the_priors_with_noise_of_the_given_generator():
+    policy = tiny_policy()
+    state, action, model = states_of(policy), torch.eye(3)[[0, 1, 2, 0]], policy.world_model
+    found = policy.dream(state, action, generator(5))
+    with torch.no_grad():
+        expected = model.rssm.img_step(state, action, torch.rand(4, model.latent.stoch, generator=generator(5)))
+    assert torch.equal(found.deter, expected.deter) and torch.equal(found.stoch, expected.stoch)
+    assert not found.deter.requires_grad

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from xrl.common.stopwatch import REST
 from xrl.runners.advice import advice
 from xrl.runners.profile import Part, Profile
-from xrl.runners.stopwatch import REST
 
 PROFILE = Profile(
     method="M", env_id="E-v0", device="cpu", precision="fp32", compile="off", threads=4, cores=4, parallels=1,

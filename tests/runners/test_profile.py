@@ -10,13 +10,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.runners.test_stopwatch import Clock
+from tests.common.test_stopwatch import Clock
 from xrl.agents.dreamer_v2 import DreamerV2Agent
+from xrl.agents.timing import UPDATE
 from xrl.common.errors import ConfigError
+from xrl.common.stopwatch import REST, replaced
 from xrl.runners import profile as module
-from xrl.runners.profile import UPDATE, UPDATE_REST, matmul_peak, measure, small_run
+from xrl.runners.profile import UPDATE_REST, matmul_peak, measure, small_run
 from xrl.runners.runner import get_runner
-from xrl.runners.stopwatch import REST, replaced
 
 TOOK = {"envs.step": 0.001, "training_action": 0.002, "observe": 0.004, "replay.sample": 0.008,
         "learner.to_device": 0.016, "learner.model_loss": 0.1, "learner.model_opt.differentiate": 0.2,

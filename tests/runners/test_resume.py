@@ -73,8 +73,9 @@ def outcome(folder: Path, keep: Keep):
     state["callbacks"]["MetricLog"].pop("marks")
     log = [{key: value for key, value in json.loads(line).items() if not key.startswith("time/")}
            for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    health = (folder / "health.jsonl").read_text().splitlines() if (folder / "health.jsonl").exists() else []
     return {"counters": checkpoint.counters, "state": plain(state), "replay": plain(stored_rows(keep.agent.replay)),
-            "log": log}
+            "log": log, "health": health}
 
 
 def plain(value):
@@ -541,7 +542,7 @@ def test_a_run_from_source_that_was_never_installed_has_checkpoints(runner, monk
     def not_installed(name):
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr("xrl.agents.checkpointing.version", not_installed)
+    monkeypatch.setattr("xrl.common.provenance.version", not_installed)
     folder = runner().run()
     assert find_checkpoints(folder)[-1].manifest["facts"]["xrl"] == "not installed"
 
@@ -569,7 +570,7 @@ def test_the_command_line_resumes_the_newest_run_of_this_directory(tmp_path, mon
     for words, message in ((["train", "--resume", "seed=9"], "seed is 1 in this run, not 9"),
                            (["train", "--resume", "elsewhere"], "no such file or folder, so no run to go on with"),
                            (["train", "--resume", "running_step=9"], "xrl: error: command line: running_step: unknown"),
-                           (["test", "--resume"], "test trains nothing"),
+                           (["test", "--resume"], "--resume: test has no use for it; it belongs to train and benchmark"),
                            (["train", "--resume", "--config", "a.yaml"], "has a configuration of its own"),
                            (["checkpoints"], "needs one PATH"), (["checkpoints", "nowhere"], "no run here")):
         assert main(words) == 2

@@ -22,7 +22,8 @@ from xrl.common.files import load_tensors, read_metadata, save_tensors
 from xrl.common.seeding import EVALUATION_SEED, TEST_SEED
 from xrl.runners.runner import CURVE, Runner, get_runner
 
-KEPT = {"checkpoints", "replay", ".lock"}
+KEPT = {"checkpoints", "replay", ".lock", "run.json"}
+SHOWN = {"health.jsonl", "videos"}  # after an evaluation
 CARTPOLE = {"method": "DreamerV2", "env": "classic_control", "env_id": "CartPole-v1"}
 
 
@@ -52,7 +53,7 @@ def test_run_as_the_readme_shows_it(tmp_path, monkeypatch, watched):
     assert folder.name.startswith("seed_1_") and list(tmp_path.iterdir()) == [tmp_path / "models"]
     names = {path.name for path in folder.iterdir()}
     (events,) = [name for name in names if name.startswith("events.out.tfevents")]
-    assert names == {"config.yaml", "metrics.jsonl", "best_model.pth", "final_train_model.pth", events, *KEPT}
+    assert names == {"config.yaml", "metrics.jsonl", "best_model.pth", "final_train_model.pth", events, *KEPT, *SHOWN}
     assert load_config(config_path=folder / "config.yaml").config == runner.config
     assert read_metadata(folder / "final_train_model.pth")["counters"]["agent_steps"] == 200
     scores = xrl.get_runner(**CARTPOLE, is_test=True, device="cpu").run()
@@ -107,7 +108,7 @@ def test_benchmark_writes_the_curve(runner, watched):
     means = [event[3].mean for event in recorder.named("evaluation")]
     assert [event[1] for event in recorder.named("evaluation")] == [0, 20, 40, 60]
     assert json.loads((folder / "curve.json").read_text()) == [
-        {"task": "any-v0", "method": "DreamerV2", "seed": 5, "xs": [0, 40, 80, 120], "ys": means}]
+        {"task": "any-v0", "method": "DreamerV2", "seed": "5", "xs": [0, 40, 80, 120], "ys": means}]
     assert {"best_model.pth", "final_train_model.pth"} <= {path.name for path in folder.iterdir()}
 
 
@@ -371,9 +372,10 @@ def wait_for(look, count, process):
 
 def test_log_dir_and_model_dir(runner, tmp_path):
     folder = runner(log_dir=str(tmp_path / "logs"), logger="tensorboard").run()
-    assert {path.name for path in folder.iterdir()} == {"config.yaml", "best_model.pth", "final_train_model.pth", *KEPT}
+    assert {path.name for path in folder.iterdir()} == {
+        "config.yaml", "best_model.pth", "final_train_model.pth", "videos", *KEPT}
     logs = tmp_path / "logs/DreamerV2/any-v0" / folder.name
-    assert {path.name.split(".")[0] for path in logs.iterdir()} == {"metrics", "events"}
+    assert {path.name.split(".")[0] for path in logs.iterdir()} == {"metrics", "health", "events"}
 
 
 def test_a_run_folder_can_be_moved(runner, tmp_path, watched):

@@ -118,3 +118,21 @@ def test_scales_follow_the_model_but_are_not_saved():
     model = make(changes={"world_model.obs_scale": 4.0})
     assert not any("scale" in name for name in model.state_dict())
     assert model.to("meta").get_buffer("scale_0").device.type == "meta"
+
+
+def test_what_the_decoder_gives_is_shown_as_the_environment_gives_it():
+    """The inverse of preprocessing, for every grey there is, and for entries of scales of their own."""
+    model = make(BOTH, {"world_model.obs_scale": (0.5, 2.0, 10.0, 0.25, 4.0)})
+    shades = torch.arange(256, dtype=torch.uint8)
+    obs = {"camera": shades.reshape(1, 16, 16, 1).expand(1, 16, 16, 3).clone(),
+           "joints": torch.tensor([[3.0, -7.0]]), "map": shades.flip(0).reshape(1, 16, 16, 1),
+           "state": torch.tensor([[1e3, -0.5, 0.0]])}
+    back = model.unprocess(model.preprocess(obs))
+    assert back.keys() == obs.keys()
+    for name, value in obs.items():
+        assert back[name].dtype == value.dtype and torch.equal(back[name], value), name
+
+
+def test_means_beyond_black_and_white_are_black_and_white():
+    means = torch.tensor([-3.0, -0.501, 0.0, 0.4999, 7.0]).reshape(1, 5, 1, 1)
+    assert make(IMAGE).unprocess({"image": means})["image"].flatten().tolist() == [0, 0, 128, 255, 255]

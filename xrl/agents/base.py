@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -16,13 +17,16 @@ from torch import Tensor
 
 from xrl.agents.checkpointing import Checkpointer
 from xrl.agents.crash import save_what_is_left
-from xrl.agents.evaluation import check_failures, play
+from xrl.agents.evaluation import Recorder, check_failures, play, play_film
+from xrl.agents.health_log import Filming, HealthLog
 from xrl.agents.model_file import load_model_file, save_model_file
 from xrl.agents.monitor import MetricLog, Progress
+from xrl.agents.timing import Timing
 from xrl.common.accelerate import keep_memory, set_deterministic
 from xrl.common.callback import Callback, Episode, Evaluation
 from xrl.common.config import as_config
 from xrl.common.errors import ConfigError, NumericalError, TooManyFailures
+from xrl.common.inspection import Inspection, Look
 from xrl.common.interrupt import Interrupt, OrderlyStop, deferred_interrupt
 from xrl.common.row import Row
 from xrl.common.run_folder import INTERRUPTED_MODEL, find_model, new_run_folder
@@ -61,7 +65,10 @@ class Agent(ABC, Generic[Config]):
             keep_memory()
         elif self.device.type == "cuda":
             torch.cuda.set_device(self.device)
-        self.callbacks: list[Callback] = [MetricLog(), Progress(), *callbacks]
+        self.timing = Timing()
+        self.log = MetricLog()
+        shows = [(HealthLog(envs.obs_spec), self.config.inspect), (Filming(), self.config.render)]
+        self.callbacks: list[Callback] = [self.log, Progress(), *(show for show, wanted in shows if wanted), *callbacks]
         self.agent_steps = 0
         self.pretraining = False  # the environments wait for updates that come before the policy first acts
         self.row: Row | None = None
@@ -93,6 +100,14 @@ class Agent(ABC, Generic[Config]):
     @abstractmethod
     def update(self, new_steps: int) -> None:
         """Learn, if it is time; ``new_steps`` agent steps were just made. Calls ``updated`` after each update."""
+
+    def dream(self, state: Any, action: np.ndarray, generator: torch.Generator) -> Any:
+        """One imagined step of N latent states with actions (N, A), for methods with a world model."""
+        raise ConfigError(f"method: {self.config.method} has no world model to dream in")
+
+    def look(self, state: Any) -> Look:
+        """What the networks make of N latent states, for methods with a world model."""
+        raise ConfigError(f"method: {self.config.method} has no world model to look into")
 
     def settle(self) -> None:
         """Finish what is under way in the background, for methods that learn there. What the next action is chosen
@@ -138,6 +153,7 @@ class Agent(ABC, Generic[Config]):
                 if self.row is None:
                     self.restart_episodes()
                 self.notify("on_start")
+                self.timing.begin(self)
                 self.notify("on_train_begin", target)
                 while self.agent_steps < target or self.pretraining:
                     self.step()
@@ -152,6 +168,7 @@ class Agent(ABC, Generic[Config]):
                           f"start_training = {self.config.start_training}", file=sys.stderr)
         finally:
             self.notify("on_train_end")
+            self.timing.end()
 
     def step(self) -> None:
         """One step of every environment, and whatever learning is due."""
@@ -192,7 +209,8 @@ class Agent(ABC, Generic[Config]):
 
     def notify(self, event: str, *arguments: Any) -> None:
         for callback in self.callbacks:
-            getattr(callback, event)(self, *arguments)
+            with self.timing.part(callback.part):
+                getattr(callback, event)(self, *arguments)
 
     @contextmanager
     def _saving(self) -> Iterator[None]:
@@ -230,9 +248,30 @@ class Agent(ABC, Generic[Config]):
         self.settle()
         side_by_side = 1 if render_mode == "human" else min(episodes, self.config.test_parallels)
         generator = torch_generator(self.config.seed + seed_offset, "evaluation", self.device)
+        recorder = Recorder()
+
+        def watch(row: Row) -> None:
+            recorder(row)
+            self.interrupt.raise_if_pending()
+
         with make_envs(self.config, seed_offset=seed_offset, parallels=side_by_side, render_mode=render_mode) as envs:
-            return play(self.act, self.initial_state(side_by_side), envs, episodes, generator,
-                        self.interrupt.raise_if_pending, self.config.max_env_failures)
+            evaluation = play(self.act, self.initial_state(side_by_side), envs, episodes, generator, watch,
+                              self.config.max_env_failures)
+        return replace(evaluation, held_out=recorder.episodes())
+
+    def film(self, seed_offset: int = EVALUATION_SEED) -> list[np.ndarray]:
+        """The pictures, RGB (height, width, 3), of one episode, at most LONGEST_FILM of them; no window is opened.
+
+        Raises ConfigError if the environment draws none.
+        """
+        self.settle()
+        generator = torch_generator(self.config.seed + seed_offset, "evaluation", self.device)
+        with make_envs(self.config, seed_offset=seed_offset, parallels=1, render_mode="rgb_array") as envs:
+            return play_film(self.act, self.initial_state(1), envs, generator)
+
+    def inspect(self, episodes: Sequence[Row]) -> Inspection | None:
+        """What the world model makes of episodes, each of leading shape (T,); None for methods without one."""
+        return None
 
     def test(self, episodes: int | None = None) -> list[float]:
         """Evaluate without a runner: the raw returns of ``episodes`` (default: test_episode) episodes."""

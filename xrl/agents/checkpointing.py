@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +17,12 @@ from xrl.common.checkpoint import REPLAY, Checkpoints, Snapshot
 from xrl.common.config import load_config
 from xrl.common.config_files import shown
 from xrl.common.errors import CheckpointError, ConfigError, XrlError
+from xrl.common.provenance import PACKAGES, version_of
 from xrl.common.run_folder import CONFIG, FINAL_MODEL, INTERRUPTED_MODEL, LAST_GOOD_MODEL
 from xrl.common.state import pack
 
 if TYPE_CHECKING:
     from xrl.agents.base import Agent
-
-# What the last bit of a run depends on, beside its configuration.
-_PACKAGES = ("xrl", "torch", "numpy", "gymnasium", "ale-py")
 
 
 class Checkpointer(Callback):
@@ -38,6 +35,8 @@ class Checkpointer(Callback):
         every: agent steps, or minutes as "10min" (see ``RunConfig.checkpoint_every``).
         keep: how many of the newest stay.
     """
+
+    part = "checkpoint"
 
     def __init__(self, every: int | str, keep: int) -> None:
         self.steps = every if isinstance(every, int) else None
@@ -142,16 +141,9 @@ def take_snapshot(agent: Agent[Any]) -> Snapshot:
 
 def surroundings(agent: Agent[Any]) -> dict[str, Any]:
     """What a resumed run must share with this one to be bit for bit the same."""
-    return {**{name: _version(name) for name in _PACKAGES}, "python": platform.python_version(),
+    return {**{name: version_of(name) for name in PACKAGES}, "python": platform.python_version(),
             "machine": f"{platform.system()} {platform.machine()}", "threads": torch.get_num_threads(),
             "device": "cpu" if agent.device.type == "cpu" else torch.cuda.get_device_name(agent.device)}
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # xrl itself, run from its source without being installed
-        return "not installed"
 
 
 def resume(agent: Agent[Any], folder: Path, keep: int) -> None:

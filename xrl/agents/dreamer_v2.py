@@ -16,9 +16,11 @@ from tqdm import tqdm
 
 from xrl.agents.background import BackgroundLearner
 from xrl.agents.base import Agent
+from xrl.agents.inspection import Inspector
 from xrl.common.accelerate import Feed, captured
 from xrl.common.callback import Callback
 from xrl.common.checkpoint import REPLAY
+from xrl.common.inspection import Inspection, Look
 from xrl.common.row import Row
 from xrl.common.schedule import Every
 from xrl.common.seeding import torch_generator
@@ -62,6 +64,16 @@ class DreamerV2Agent(Agent[DreamerV2Config]):
     def act(self, row: Row, state: State, generator: torch.Generator, explore: bool) -> tuple[np.ndarray, State]:
         action, state = self.policy.act(state, *self.to_device(row), generator=generator, explore=explore)
         return action.cpu().numpy(), state
+
+    def dream(self, state: State, action: np.ndarray, generator: torch.Generator) -> State:
+        return self.policy.dream(state, torch.from_numpy(action).to(self.device), generator)
+
+    def look(self, state: State) -> Look:
+        return self.policy.look(state)
+
+    def inspect(self, episodes: Sequence[Row]) -> Inspection:
+        generator = torch_generator(self.config.seed, "inspection", self.device)
+        return Inspector(self.policy, episodes, self.learner.transform_reward, self.config.horizon, generator).inspect()
 
     def to_device(self, row: Row) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Observations, action and is_first of a row."""

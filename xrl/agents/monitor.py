@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 class MetricLog(Callback):
     """Averages the metrics of updates over ``log_interval`` agent steps, on the device, and writes them in one go."""
 
+    part = "logging"
+
     def __init__(self) -> None:
         self.logger: Logger | None = None
         self.names: list[str] = []
@@ -48,11 +50,11 @@ class MetricLog(Callback):
             agent.learner.check()
 
     def on_episode_end(self, agent: Agent[Any], episode: Episode) -> None:
-        self._write(agent, {"episode/return": episode.score, "episode/length": episode.length})
+        self.write(agent, {"episode/return": episode.score, "episode/length": episode.length})
 
     def on_evaluation(self, agent: Agent[Any], evaluation: Evaluation) -> None:
         scores = evaluation.scores
-        self._write(agent, {
+        self.write(agent, {
             "eval/return": evaluation.mean, "eval/return_std": evaluation.std, "eval/return_min": min(scores),
             "eval/return_max": max(scores), "eval/length": sum(evaluation.lengths) / len(scores),
             "eval/episodes": len(scores)})
@@ -60,7 +62,7 @@ class MetricLog(Callback):
     def on_failure(self, agent: Agent[Any], failure: Any) -> None:
         print(f"environment {failure.env} failed and was restarted ({agent.envs.failures} of at most "
               f"{agent.config.max_env_failures}); its episode is cut:\n{failure.detail}", file=sys.stderr)
-        self._write(agent, {"env/failures": agent.envs.failures})
+        self.write(agent, {"env/failures": agent.envs.failures})
 
     def on_train_end(self, agent: Agent[Any]) -> None:
         if self.pending:
@@ -100,14 +102,20 @@ class MetricLog(Callback):
         self.clock = now
         if seconds > 0:
             record |= {"time/fps": steps * agent.envs.action_repeat / seconds, "time/updates_per_s": updates / seconds}
-        self._write(agent, record)
+        record |= agent.timing.read(agent, int(steps), seconds)
+        self.write(agent, record)
+        agent.notify("on_record", record)
 
-    def _write(self, agent: Agent[Any], metrics: dict[str, float]) -> None:
+    def write(self, agent: Agent[Any], metrics: dict[str, float]) -> None:
+        self.opened(agent).write(metrics, agent.counters)
+
+    def opened(self, agent: Agent[Any]) -> Logger:
+        """Where everything that is said about this run goes."""
         if self.logger is None:
             config = agent.config
             self.logger = Logger(config.logger, self._folder(agent), project=config.project_name,
                                  name=agent.folder.name, config=config.model_dump(mode="json"), marks=self.marks)
-        self.logger.write(metrics, agent.counters)
+        return self.logger
 
     @staticmethod
     def _folder(agent: Agent[Any]) -> Path:
@@ -119,6 +127,8 @@ class MetricLog(Callback):
 class Progress(Callback):
     """A live bar over agent steps: frames, episode return, updates, frames per second. In a file, a line now and
     then."""
+
+    part = "logging"
 
     def __init__(self) -> None:
         self.bar: tqdm[Any] | None = None

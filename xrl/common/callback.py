@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from xrl.common.row import Row
 
 
 @dataclass(frozen=True)
@@ -20,10 +23,15 @@ class Episode:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Raw returns of the episodes of one evaluation, and their lengths in agent steps."""
+    """Raw returns of the episodes of one evaluation, and their lengths in agent steps.
+
+    ``held_out``: the first rows of some of the episodes, each of leading shape (T,), for whoever wants to see what a
+    model makes of them; see ``Recorder``.
+    """
 
     scores: tuple[float, ...]
     lengths: tuple[int, ...]
+    held_out: tuple[Row, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def mean(self) -> float:
@@ -39,7 +47,10 @@ class Callback:
     ``agent_steps``, ``frames`` and ``updates``.
 
     A callback whose future depends on its past gives it in ``state_dict``: then a resumed run is the same run.
+    ``part``: where its time is counted, see docs/metrics.md.
     """
+
+    part: str = "callbacks"
 
     def on_start(self, agent: Any) -> None:
         """Everything is ready for the next step; ``on_train_begin`` follows."""
@@ -61,6 +72,9 @@ class Callback:
 
     def on_evaluation(self, agent: Any, evaluation: Evaluation) -> None:
         """An evaluation is done."""
+
+    def on_record(self, agent: Any, record: Mapping[str, float]) -> None:
+        """The log wrote the means of the updates since its last such record."""
 
     def on_failure(self, agent: Any, failure: Any) -> None:
         """A training environment failed and was restarted; its episode ends cut."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,11 +16,13 @@ from xrl.common.files import sync
 
 COUNTERS = ("agent_steps", "frames", "updates")
 METRICS = "metrics.jsonl"
+HEALTH = "health.jsonl"
 EVENTS = "events.out.tfevents.*"  # what TensorBoard calls its files
 
 
 class Sink(Protocol):
     def write(self, metrics: dict[str, float], counters: dict[str, int]) -> None: ...
+    def write_picture(self, name: str, data: bytes, size: tuple[int, int], counters: dict[str, int]) -> None: ...
     def marks(self) -> dict[str, Any]: ...
     def close(self) -> None: ...
 
@@ -47,12 +49,28 @@ class Logger:
     def write(self, metrics: dict[str, float], counters: dict[str, int]) -> None:
         """One record: metrics by key, and the COUNTERS."""
         for sink in self.sinks:
-            try:
+            with self._losing():
                 sink.write(metrics, counters)
-            except OSError as error:
-                if self._lost == 0:
-                    print(f"log: a record is lost: {error}; training goes on", file=sys.stderr)
-                self._lost += 1
+
+    def write_picture(self, name: str, data: bytes, size: tuple[int, int], counters: dict[str, int]) -> None:
+        """``data``: a PNG or GIF of ``size`` (height, width)."""
+        for sink in self.sinks:
+            with self._losing():
+                sink.write_picture(name, data, size, counters)
+
+    def write_health(self, curves: Mapping[str, Any], counters: dict[str, int]) -> None:
+        """A line of HEALTH: what was seen of the world model at one evaluation and is no scalar."""
+        with self._losing(), (self._folder / HEALTH).open("a", encoding="utf-8") as file:
+            print(json.dumps({**counters, **curves}), file=file)
+
+    @contextmanager
+    def _losing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if self._lost == 0:
+                print(f"log: a record is lost: {error}; training goes on", file=sys.stderr)
+            self._lost += 1
 
     def marks(self) -> dict[str, Any]:
         """How far every file of the log has got, by name, whoever writes it, and what continues it elsewhere; see
@@ -83,7 +101,8 @@ def cut_logs(folder: Path, marks: Mapping[str, Any]) -> None:
 
 def _files(folder: Path) -> list[Path]:
     """Those of the log, whichever sink writes them now."""
-    return [path for path in [folder / METRICS, *folder.glob(EVENTS)] if path.is_file() and not path.is_symlink()]
+    paths = [folder / METRICS, folder / HEALTH, *folder.glob(EVENTS)]
+    return [path for path in paths if path.is_file() and not path.is_symlink()]
 
 
 def _sizes(folder: Path) -> dict[str, Any]:
@@ -102,6 +121,9 @@ class JsonLines:
     def write(self, metrics: dict[str, float], counters: dict[str, int]) -> None:
         print(json.dumps({**counters, **metrics}), file=self.file, flush=True)
 
+    def write_picture(self, name: str, data: bytes, size: tuple[int, int], counters: dict[str, int]) -> None:
+        """Pictures are files of their own in the run folder."""
+
     def marks(self) -> dict[str, Any]:
         return {}
 
@@ -116,16 +138,26 @@ class TensorBoard:
         self.writer = self.open()
 
     def write(self, metrics: dict[str, float], counters: dict[str, int]) -> None:
+        steps = {f"counters/{key}": counters[key] for key in ("agent_steps", "updates")}
+        with self._reopening():
+            for key, value in {**metrics, **steps}.items():
+                self.writer.add_scalar(key, value, counters["frames"])
+
+    def write_picture(self, name: str, data: bytes, size: tuple[int, int], counters: dict[str, int]) -> None:
+        """TensorBoard plays a GIF among its images; its own video writer would need another package to encode one."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        image = Summary.Image(height=size[0], width=size[1], colorspace=3, encoded_image_string=data)
+        with self._reopening():
+            self.writer._get_file_writer().add_summary(
+                Summary(value=[Summary.Value(tag=name, image=image)]), counters["frames"])
+
+    @contextmanager
+    def _reopening(self) -> Iterator[None]:
         try:
-            self._write(metrics, counters)
+            yield
         except OSError:  # its thread has died of it, and would say so for ever
             self.writer = self.open()
             raise
-
-    def _write(self, metrics: dict[str, float], counters: dict[str, int]) -> None:
-        steps = {f"counters/{key}": counters[key] for key in ("agent_steps", "updates")}
-        for key, value in {**metrics, **steps}.items():
-            self.writer.add_scalar(key, value, counters["frames"])
 
     def marks(self) -> dict[str, Any]:
         with suppress(OSError):  # the next record tells, and begins another file
@@ -152,6 +184,12 @@ class Wandb:
 
     def write(self, metrics: dict[str, float], counters: dict[str, int]) -> None:
         self.run.log({**metrics, **counters}, step=counters["frames"])
+
+    def write_picture(self, name: str, data: bytes, size: tuple[int, int], counters: dict[str, int]) -> None:
+        import wandb
+        path = Path(self.run.dir) / f"{name.replace('/', '_')}.{'gif' if data.startswith(b'GIF') else 'png'}"
+        path.write_bytes(data)
+        self.run.log({name: wandb.Image(str(path)), **counters}, step=counters["frames"])
 
     def marks(self) -> dict[str, Any]:
         return {"wandb": self.run.id}

@@ -17,6 +17,7 @@ from xrl.common.files import sync
 from xrl.configs.schemas.base import RunConfig
 
 CONFIG = "config.yaml"
+FACTS = "run.json"
 LOCK = ".lock"
 PATIENCE = 4.0  # seconds to wait for the lock
 BEST_MODEL = "best_model.pth"

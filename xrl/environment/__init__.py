@@ -13,11 +13,13 @@ from xrl.environment.registry import REGISTRY_ENV
 
 if TYPE_CHECKING:
     from xrl.environment.build import make_envs
+    from xrl.environment.check import check_env
     from xrl.environment.vector import RowEnvs
 
-__all__ = ["REGISTRY_ENV", "RawEnvironment", "RowEnvs", "make_envs"]
+__all__ = ["REGISTRY_ENV", "RawEnvironment", "RowEnvs", "check_env", "make_envs"]
 
-_LAZY = {"make_envs": "xrl.environment.build:make_envs", "RowEnvs": "xrl.environment.vector:RowEnvs"}
+_LAZY = {"make_envs": "xrl.environment.build:make_envs", "check_env": "xrl.environment.check:check_env",
+         "RowEnvs": "xrl.environment.vector:RowEnvs"}
 
 
 def __getattr__(name: str) -> Any:

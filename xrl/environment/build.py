@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import os
+import sys
 import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
@@ -29,11 +31,15 @@ def make_envs(config: RunConfig | Mapping[str, Any] | Namespace, *, seed_offset:
 
     ``parallels`` overrides the config's; ``render_mode`` is "human", "rgb_array" or None (the config's own is for
     test mode, so whoever tests passes it); environments to look at are stepped in this process where the config says
-    native. Raises ConfigError if the environment is unknown, cannot be constructed or has spaces that are not
-    supported.
+    native. Raises ConfigError if the environment is unknown, cannot be constructed, has spaces that are not supported,
+    or is to open a window where there is no display.
     """
     config = as_config(config)
     entry = find_entry(config.env_name)
+    if render_mode == "human" and _opens_window(entry) and not has_display():
+        raise ConfigError("render_mode: human opens a window, but this machine has no display (neither DISPLAY nor "
+                          "WAYLAND_DISPLAY is set); write a video instead with render=true, or put xvfb-run -a "
+                          "before the command")
     count = config.parallels if parallels is None else parallels
     if count < 1:
         raise ConfigError(f"parallels: {count} is too few; use at least 1")
@@ -53,6 +59,21 @@ def make_envs(config: RunConfig | Mapping[str, Any] | Namespace, *, seed_offset:
                       f"bounds; they are given actions in [-1, 1]. Set finite bounds to use another range.",
                       stacklevel=2)
     return envs
+
+
+def has_display() -> bool:
+    """Whether a window can open. Only Linux can be without a display, and there SDL_VIDEODRIVER may name a way out."""
+    if not sys.platform.startswith("linux"):
+        return True
+    return any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"))
+
+
+def _opens_window(entry: Any) -> bool:
+    """Raw environments draw as they like, or not at all. Without a display SDL would draw where nobody sees it."""
+    if isinstance(entry, Family):
+        return True
+    is_raw = inspect.isclass(entry) and not issubclass(entry, gymnasium.Env)
+    return not is_raw and callable(entry) and _takes_render_mode(entry)
 
 
 def _native_maker(entry: Any, config: RunConfig) -> Callable[[RunConfig, int], Vector]:
@@ -140,11 +161,14 @@ def _call(make: Callable[..., Any], kwargs: dict[str, Any], render_mode: str | N
 
     As in gymnasium.make, an environment that can only give frames gets a window around it.
     """
-    parameters = inspect.signature(make).parameters
-    accepts = "render_mode" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    if render_mode is None or not accepts:
+    if render_mode is None or not _takes_render_mode(make):
         return make(**kwargs)
     modes = make.metadata.get("render_modes", []) if hasattr(make, "metadata") else []
     if render_mode == "human" and "human" not in modes and "rgb_array" in modes:
         return HumanRendering(make(**{"render_mode": "rgb_array", **kwargs}))
     return make(**{"render_mode": render_mode, **kwargs})
+
+
+def _takes_render_mode(make: Callable[..., Any]) -> bool:
+    parameters = inspect.signature(make).parameters
+    return "render_mode" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())

@@ -107,6 +107,15 @@ class RowEnvs:
                             for env in np.flatnonzero(infos["_failure"]))
         self.failures += len(self.failed)
 
+    def picture(self) -> np.ndarray:
+        """What the first environment draws, RGB (height, width, 3) of uint8. Raises ConfigError if it draws nothing."""
+        drawn = self._vector.render()
+        picture = np.asarray(drawn[0] if drawn else None)
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+            raise ConfigError("render: the environment gives no picture (height, width, 3) of uint8 for render_mode "
+                              "rgb_array; leave render out, or give it such a render()")
+        return picture
+
     def get_state(self) -> dict[str, Any] | None:
         """Everything that decides the rows to come; None where an environment cannot save (``unsaveable`` says why).
 

@@ -26,14 +26,22 @@ def categorical_kl(post_logits: Tensor, prior_logits: Tensor) -> tuple[Tensor, T
 
 def gaussian_kl(post: tuple[Tensor, Tensor], prior: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """``categorical_kl`` for diagonal normals: each side is (mean, std), both (..., S); sums over S."""
-    def kl(q: tuple[Tensor, Tensor], p: tuple[Tensor, Tensor]) -> Tensor:
-        ratio = (q[1] / p[1]).square()
-        return 0.5 * (ratio + ((q[0] - p[0]) / p[1]).square() - 1 - ratio.log()).sum(-1)
-
     def frozen(law: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         return law[0].detach(), law[1].detach()
 
-    return kl(frozen(post), prior), kl(post, frozen(prior))
+    return gaussian_kl_each(frozen(post), prior).sum(-1), gaussian_kl_each(post, frozen(prior)).sum(-1)
+
+
+def categorical_kl_each(post_logits: Tensor, prior_logits: Tensor) -> Tensor:
+    """KL(q || p) of each of S categoricals: logits (..., S, K) -> (..., S), nats."""
+    log_q, log_p = torch.log_softmax(post_logits, -1), torch.log_softmax(prior_logits, -1)
+    return (log_q.exp() * (log_q - log_p)).sum(-1)
+
+
+def gaussian_kl_each(post: tuple[Tensor, Tensor], prior: tuple[Tensor, Tensor]) -> Tensor:
+    """KL(q || p) of each of S normals: (mean, std), both (..., S) -> (..., S), nats."""
+    ratio = (post[1] / prior[1]).square()
+    return 0.5 * (ratio + ((post[0] - prior[0]) / prior[1]).square() - 1 - ratio.log())
 
 
 def balanced_kl(dyn_kl: Tensor, rep_kl: Tensor, balance: float, free_nats: float, free_avg: bool) -> Tensor:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from xrl.common.inspection import Look
 from xrl.common.row import ActionSpec, ObsSpec
 from xrl.configs.schemas.dreamer_v2 import DreamerV2Config
-from xrl.nn.distributions import uniform
+from xrl.nn.distributions import OneHot, uniform
 from xrl.nn.heads import ScalarHead, make_actor
 from xrl.world_models.rssm import State
 from xrl.world_models.world_model import WorldModel
@@ -19,6 +20,7 @@ class DreamerV2Policy(nn.Module):
     def __init__(self, obs_spec: dict[str, ObsSpec], action_spec: ActionSpec, config: DreamerV2Config) -> None:
         super().__init__()
         self.world_model = WorldModel(obs_spec, action_spec, config.world_model)
+        self.gamma = config.gamma
         feat = self.world_model.rssm.feat_size
         actor, critic = config.actor, config.critic
         self.actor = make_actor(feat, action_spec, actor.layers, actor.units, actor.norm)
@@ -52,3 +54,25 @@ class DreamerV2Policy(nn.Module):
         if not explore:
             return law.mode(), state
         return law.sample(uniform(batch, *self.actor.noise_shape, generator=generator)), state
+
+    @torch.no_grad()
+    def dream(self, state: State, action: Tensor, generator: torch.Generator) -> State:
+        """One imagined step of N states (N, ...) with action (N, A)."""
+        noise = self.world_model.latent.noise(len(action), generator=generator)
+        return self.world_model.rssm.img_step(state, action, noise)
+
+    def cont(self, feat: Tensor) -> Tensor:
+        """Probability that the episode goes on, (..., F) -> (...): the discount head's mean without gamma; 1 without
+        that head."""
+        head = self.world_model.discount
+        return torch.ones_like(feat[..., 0]) if head is None else (head(feat) / self.gamma).clamp(max=1.0)
+
+    @torch.no_grad()
+    def look(self, state: State) -> Look:
+        """Decode N states (N, ...)."""
+        model, feat = self.world_model, state.feat
+        law = self.actor(feat)
+        action = law.logits.softmax(-1) if isinstance(law, OneHot) else law.mode()
+        obs = {name: value.cpu().numpy() for name, value in model.unprocess(model.decoder(feat)).items()}
+        return Look(obs, *(part.cpu().numpy() for part in (
+            model.reward(feat), self.cont(feat), self.critic(feat), action, law.entropy())))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from xrl.runners.profile import UPDATE, Part, Profile
+from xrl.agents.timing import UPDATE
+from xrl.runners.profile import Part, Profile
 
 IDLE = 0.15          # of the peak: below, and with MANY operations, starting them is what takes the time
 MANY = 1000

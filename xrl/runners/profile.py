@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import os
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -13,25 +13,21 @@ from typing import Any
 import torch
 
 from xrl.agents.base import Agent
+from xrl.agents.timing import LOOP, UPDATE, launches, loop_parts
 from xrl.common.config import as_config
 from xrl.common.config_keys import flatten
 from xrl.common.errors import ConfigError
+from xrl.common.stopwatch import REST, Lap, Spent, Stopwatch, replaced, watching
 from xrl.configs.schemas.base import RunConfig
 from xrl.environment.registry import Family, find_entry
-from xrl.runners.stopwatch import REST, Lap, Spent, Stopwatch, replaced, watching
 
-UPDATE, UPDATE_REST = "update", "rest of the update"
-# Methods of an agent; one that has no replay or no such step has no such part.
-LOOP = {"environment step": ("envs.step",), "policy": ("training_action",), "replay insert": ("observe",),
-        "replay sampling": ("replay.sample",), "to the device": ("learner.to_device",), UPDATE: ("learner.update",)}
-
+UPDATE_REST = "rest of the update"
 RANDOM_STEPS = 200     # per environment, before the first update
 BUFFER_SIZE = 50_000
 LEAST, MOST, SECONDS = 3, 20, 10.0  # updates in the slice: at least, and at most, and no further one after so long
 WARM = {"cuda": 5}     # updates before the slice; there the fourth is captured
 PATIENCE = 20_000      # steps of the loop without an update
 PEAK_SIZE, PEAK_SECONDS = {"cpu": 1024}, 0.3  # elsewhere 8192
-LAUNCH = re.compile(r"cu(da)?(LaunchKernel|LaunchCooperativeKernel|GraphLaunch)")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -168,16 +164,6 @@ def _timed(agent: Agent[Any], watch: Stopwatch) -> tuple[Sequence[Lap], int]:
     return watch.laps, agent.agent_steps - first_step
 
 
-def loop_parts(agent: Agent[Any]) -> dict[str, tuple[str, ...]]:
-    def has(path: str) -> bool:
-        holder: Any = agent
-        for name in path.split("."):
-            holder = getattr(holder, name, None)
-        return holder is not None
-
-    return {name: paths for name, paths in LOOP.items() if all(has(path) for path in paths)}
-
-
 def _until_update(agent: Agent[Any], watch: Stopwatch) -> None:
     """Steps of the loop, a lap each, up to and including the next one that updates."""
     before = agent.updates
@@ -194,13 +180,10 @@ def _launches(agent: Agent[Any], watch: Stopwatch) -> float:
     """Kernels and graphs that the host starts on a GPU in one update."""
     counts: list[int] = []
     update = agent.learner.update
-    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
 
     def traced(batch: Any) -> dict[str, torch.Tensor]:
-        with torch.profiler.profile(activities=activities) as trace:
-            metrics = update(batch)
-            torch.cuda.synchronize(agent.device)
-        counts.append(sum(event.count for event in trace.key_averages() if LAUNCH.match(event.key)))
+        metrics, count = launches(functools.partial(update, batch), agent.device)
+        counts.append(count)
         return metrics
 
     with replaced(agent.learner, "update", traced):

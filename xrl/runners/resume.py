@@ -17,7 +17,7 @@ from xrl.configs.schemas.base import RunConfig
 FREE = frozenset({
     "running_steps", "checkpoint_every", "keep_checkpoints", "max_env_failures", "env_timeout", "skip_nonfinite",
     "eval_interval", "test_episode", "log_interval", "logger", "project_name", "log_dir", "model_dir", "render_mode",
-    "fps"})
+    "inspect", "render", "fps"})
 
 
 def find_run(place: str | Path | None, model_dir: str, asked: Callable[[Path], RunConfig]) -> tuple[Path, RunConfig]:

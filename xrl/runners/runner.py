@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
 from xrl.agents.base import Agent
-from xrl.agents.checkpointing import Checkpointer
+from xrl.agents.checkpointing import Checkpointer, surroundings
 from xrl.agents.checkpointing import resume as resume_agent
+from xrl.agents.health_log import draw_dream, film
 from xrl.common.callback import Callback, Evaluation
 from xrl.common.config import ResolvedConfig, as_config, load_config, save_config
 from xrl.common.config_files import parse_assignments
@@ -20,18 +22,18 @@ from xrl.common.config_keys import flatten
 from xrl.common.errors import ConfigError, ModelFileError, XrlError
 from xrl.common.files import read_metadata, write_atomic
 from xrl.common.interrupt import OrderlyStop
+from xrl.common.provenance import provenance
 from xrl.common.registry import load
-from xrl.common.run_folder import BEST_MODEL, CONFIG, FINAL_MODEL, experiment_name, find_model, locked
+from xrl.common.run_folder import BEST_MODEL, CONFIG, FACTS, FINAL_MODEL, experiment_name, find_model, locked
 from xrl.common.seeding import TEST_SEED
 from xrl.configs.schemas.base import RunConfig
 from xrl.environment import make_envs
 from xrl.environment.registry import find_entry
 from xrl.methods import METHODS
+from xrl.report.scores import CURVE, Curve, task_name, write_scores
 from xrl.runners.advice import advice
 from xrl.runners.profile import Profile, measure, small_run
 from xrl.runners.resume import find_run, steps_of_finished_run
-
-CURVE = "curve.json"
 
 
 class Runner:
@@ -74,15 +76,27 @@ class Runner:
         """
         return self._train(benchmark=False, resume=resume)
 
-    def benchmark(self, resume: bool | str | Path = False) -> Path:
+    def benchmark(self, resume: bool | str | Path = False, *, seeds: int | Sequence[int] | None = None,
+                  jobs: int | None = None) -> Path:
         """A fresh training run, evaluated at step 0 and then every ``eval_interval``; returns the run folder.
 
-        Beside the models it writes the curve of evaluations, CURVE: ``[{task, method, seed, xs, ys}]``, xs in frames,
-        ys mean returns.
+        Beside the models it writes the curve of evaluations, CURVE, in the form of published scores:
+        ``[{task, method, seed, xs, ys}]``, xs in frames, ys mean returns.
+
+        ``seeds``: train so many (or these) instead, ``jobs`` side by side, and write their statistics; see
+        ``run_benchmark``, whose folder is then returned.
 
         Raises:
-            ConfigError: ``eval_interval`` is 0.
+            ConfigError: ``eval_interval`` is 0; ``seeds`` with ``resume``, which they do by themselves, or with
+                callbacks, which a process does not get.
         """
+        if seeds is not None:
+            if resume:
+                raise ConfigError("resume: a benchmark of several seeds goes on by itself; leave resume out")
+            if self.callbacks:
+                raise ConfigError("callbacks: each seed is a process of its own, where they cannot be called; leave "
+                                  "them out, or train the seeds one by one")
+            return Path(load("xrl.runners.benchmark:run_benchmark")(self.resolved, seeds, jobs=jobs))
         if self.config.eval_interval == 0:
             raise ConfigError("eval_interval: 0 leaves nothing to benchmark; give the agent steps between evaluations")
         return self._train(benchmark=True, resume=resume)
@@ -100,8 +114,10 @@ class Runner:
             agent = make_agent(config, envs, ())
             agent.load_model(path)
             evaluation = agent.evaluate(config.test_episode, TEST_SEED, config.render_mode)
-        print(f"{path}: {len(evaluation.scores)} episodes, mean {evaluation.mean:.1f} +/- {evaluation.std:.1f}")
-        print("scores:", " ".join(f"{score:g}" for score in evaluation.scores))
+            print(f"{path}: {len(evaluation.scores)} episodes, mean {evaluation.mean:.1f} +/- {evaluation.std:.1f}")
+            print("scores:", " ".join(f"{score:g}" for score in evaluation.scores))
+            if config.render:
+                show(agent, path.parent, evaluation)
         return list(evaluation.scores)
 
     def profile(self, json_path: str | Path | None = None) -> Profile:
@@ -159,7 +175,9 @@ class Runner:
             agent = make_agent(config, envs, self._training_callbacks(config, benchmark))
             try:
                 with locked(folder or agent.folder):
-                    if folder is not None:
+                    if folder is None:
+                        write_facts(agent)
+                    else:
                         resume_agent(agent, folder, config.keep_checkpoints)
                         save_config(config, folder / CONFIG)
                     agent.train_until(config.running_steps)
@@ -189,6 +207,8 @@ class Runner:
 class EvaluationGrid(Callback):
     """Evaluates every ``interval`` agent steps (0: never) and keeps the best model; for a ``benchmark`` it also
     evaluates at step 0 and keeps the curve on file."""
+
+    part = "evaluation"
 
     def __init__(self, interval: int, benchmark: bool) -> None:
         self.interval, self.benchmark = interval, benchmark
@@ -243,9 +263,27 @@ class EvaluationGrid(Callback):
 
     def write_curve(self, agent: Agent[Any]) -> None:
         config = agent.config
-        record = {"task": config.env_id, "method": config.method, "seed": config.seed, "xs": self.frames,
-                  "ys": self.means}
-        write_atomic(agent.folder / CURVE, json.dumps([record]).encode())
+        curve = Curve(task_name(config.env_name, config.env_id), config.method, str(config.seed), tuple(self.frames),
+                      tuple(self.means))
+        write_scores(agent.folder / CURVE, [curve])
+
+
+def show(agent: Agent[Any], folder: Path, evaluation: Evaluation) -> None:
+    """Films of what was tested, into ``folder``: an episode, and a dream of one."""
+    shown = film(agent, folder, TEST_SEED, "test")
+    if (inspection := agent.inspect(evaluation.held_out) if evaluation.held_out else None) is not None:
+        shown += draw_dream(agent, inspection.dream, folder, "test-dream")
+        for name, value in inspection.metrics.items():
+            print(f"{name:32}{value:.4g}")
+    for one in shown:
+        print("written:", *sorted(map(str, one.path.parent.glob(f"{one.path.name}.*"))))
+
+
+def write_facts(agent: Agent[Any]) -> None:
+    """Beside the configuration: how, when and where a run was begun."""
+    facts = {"created": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "command": sys.argv, **provenance(),
+             "device": surroundings(agent)["device"], "threads": surroundings(agent)["threads"]}
+    write_atomic(agent.folder / FACTS, json.dumps(facts, indent=1).encode())
 
 
 def save_or_explain(agent: Agent[Any], name: str) -> None:

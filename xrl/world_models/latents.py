@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from xrl.nn.distributions import LOG_SQRT_2PI, category, one_hot_sample, uniform
-from xrl.ops.kl import categorical_kl, gaussian_kl
+from xrl.ops.kl import categorical_kl, categorical_kl_each, gaussian_kl, gaussian_kl_each
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,14 @@ class CategoricalLatent:
         """``dyn_kl`` and ``rep_kl`` of the posterior from the prior, (...), nats (see ops/kl.py)."""
         return categorical_kl(self._logits(post), self._logits(prior))
 
+    def kl_each(self, post: Tensor, prior: Tensor) -> Tensor:
+        """KL of each variable's posterior from its prior, (..., S), nats."""
+        return categorical_kl_each(self._logits(post), self._logits(prior))
+
+    def probs(self, stats: Tensor) -> Tensor:
+        """(..., S, K)."""
+        return self._logits(stats).softmax(-1)
+
     def entropy(self, stats: Tensor) -> Tensor:
         """Summed over the S variables, (...), nats."""
         log_p = self._logits(stats).log_softmax(-1)
@@ -87,6 +95,9 @@ class GaussianLatent:
 
     def kl(self, post: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
         return gaussian_kl(self._law(post), self._law(prior))
+
+    def kl_each(self, post: Tensor, prior: Tensor) -> Tensor:
+        return gaussian_kl_each(self._law(post), self._law(prior))
 
     def entropy(self, stats: Tensor) -> Tensor:
         return (self._law(stats)[1].log() + 0.5 + LOG_SQRT_2PI).sum(-1)

@@ -41,6 +41,12 @@ class WorldModel(nn.Module):
                 else tensor / self.get_buffer(f"scale_{self.vectors.index(name)}")
                 for name, tensor in obs.items()}
 
+    def unprocess(self, means: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The inverse of ``preprocess``, for what the decoder gives: images uint8, vectors float32."""
+        return {name: ((mean + 0.5) * 255).round().clamp(0, 255).byte() if self.obs_spec[name].kind == "image"
+                else mean * self.get_buffer(f"scale_{self.vectors.index(name)}")
+                for name, mean in means.items()}
+
     def _register_scales(self, scale: tuple[float, ...] | float) -> None:
         self.vectors = names_of(self.obs_spec, "vector")
         sizes = [self.obs_spec[name].shape[0] for name in self.vectors]

@@ -70,6 +70,8 @@ class RunConfig(Section):
     eval_interval: Int = param(100_000, "training between evaluations; 0 for none", "agent steps", ge=0)
     test_episode: Int = param(10, "episodes of an evaluation", "episodes", ge=1)
     test_parallels: Int = param(20, "episodes of an evaluation played side by side, at most", "environments", ge=1)
+    inspect: bool = param(True, "after each evaluation: health numbers of the world model, and a dream to look at")
+    render: bool = param(False, "after each evaluation, and in test mode: a film of an episode, in the run folder")
     log_interval: Int = param(1_000, "training between records of the log", "agent steps", ge=1)
     logger: Literal["tensorboard", "wandb", "none"] = param(
         "tensorboard", "where metrics go beside metrics.jsonl, which is always written")

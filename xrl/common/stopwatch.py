@@ -49,7 +49,8 @@ class Operations(TorchDispatchMode):
 class Stopwatch:
     """Collects laps. ``counting``: count operations from now on too, which makes the seconds worthless.
 
-    On a GPU every change of part waits for the device, so that each part is charged for its own work.
+    On a GPU every change of part waits for the device, so that each part is charged for its own work. Whoever only
+    wants to know what the host does gives the CPU as ``device``.
     """
 
     def __init__(self, device: torch.device, clock: Callable[[], float] = time.perf_counter) -> None:

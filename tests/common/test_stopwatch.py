@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.builders import CONTINUOUS, DISCRETE, IMAGE, VECTOR, random_row, tiny_learner
-from xrl.runners.stopwatch import REST, Operations, Stopwatch, watching
+from xrl.common.stopwatch import REST, Operations, Stopwatch, watching
 
 CPU = torch.device("cpu")
 

@@ -1,0 +1,184 @@
+"""When a number of a world model is a warning: its band, its limit, its direction; and warnings that come once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from xrl.report import health
+from xrl.report.health import FLAT, NUMBERS, YOUNG, Watcher, band_of, explain, judge, remedy
+
+TASK = "Game-v0"
+FLOOR = 0.918939
+KEYS = {"high": "health/reward_calibration", "low": "health/policy_entropy", "both": "health/value_bias"}
+
+
+@pytest.fixture
+def bands(monkeypatch):
+    """Sets the bands of TASK: metric -> points."""
+    def put(**points):
+        monkeypatch.setattr(health, "bands", lambda: {TASK: {f"health/{name}": value for name, value in points.items()}})
+
+    put()
+    return put
+
+
+def at(frames, updates=10_000):
+    return {"agent_steps": frames, "frames": frames, "updates": updates}
+
+
+def test_a_band_is_that_of_the_last_evaluation_of_ours_and_has_room(bands):
+    """Half of its width and a tenth of its larger end, to either side."""
+    bands(value=[[0, 0.0, 1.0], [1000, 4.0, 6.0], [2000, -6.0, -4.0]])
+    key = "health/value"
+    assert band_of(TASK, key, 0) == band_of(TASK, key, 999) == pytest.approx((-0.6, 1.6))
+    assert band_of(TASK, key, 1000) == pytest.approx((4 - 1 - 0.6, 6 + 1 + 0.6))
+    assert band_of(TASK, key, 10**9) == pytest.approx((-6 - 1 - 0.6, -4 + 1 + 0.6))
+    assert band_of("Other-v0", key, 1000) is None and band_of(TASK, "health/kl", 1000) is None
+
+
+def test_before_our_first_evaluation_there_is_no_band(bands):
+    bands(value=[[1000, 0.0, 1.0]])
+    assert band_of(TASK, "health/value", 999) is None
+
+
+@pytest.mark.parametrize(("direction", "below", "above"), [
+    ("high", False, True), ("low", True, False), ("both", True, True)])
+def test_only_the_bad_side_of_a_band_is_a_warning(bands, direction, below, above):
+    """The band 1 to 2 has room from 0.3 to 2.7."""
+    key = KEYS[direction]
+    assert NUMBERS[key.removeprefix("health/")].bad == direction
+    bands(**{key.removeprefix("health/"): [[0, 1.0, 2.0]]})
+    warned = [judge(TASK, key, 50, value) is not None for value in (0.29, 0.31, 1.5, 2.69, 2.71)]
+    assert warned == [below, False, False, False, above]
+
+
+def test_a_warning_names_number_band_task_and_remedy(bands):
+    bands(reward_calibration=[[0, 1.0, 2.0]])
+    assert judge(TASK, "health/reward_calibration", 50, 7.1234) == (
+        f"health/reward_calibration = 7.12 is outside 0.3 to 2.7, the band of our runs of {TASK} at these frames: "
+        f"{remedy('health/reward_calibration')}")
+
+
+@pytest.mark.parametrize(("name", "fine", "bad", "side"), [
+    ("open_loop_15", 1.0, 1.01, "above 1"), ("open_loop_50", 0.9, 3.0, "above 1"),
+    ("latents_alive", 1.0, 0.0, "below 1"), ("categories", 1.1, 1.0, "below 1.05"),
+    ("discount_calibration", 0.2, 0.21, "above 0.2")])
+def test_without_a_band_only_a_limit_counts(bands, name, fine, bad, side):
+    assert judge(TASK, f"health/{name}", 0, fine) is None
+    assert f"is {side}: {NUMBERS[name].remedy}" in judge(TASK, f"health/{name}", 0, bad)
+
+
+def test_a_band_that_allows_more_than_the_limit_is_the_one_that_counts(bands):
+    bands(open_loop_15=[[0, 1.0, 2.0]])
+    assert judge(TASK, "health/open_loop_15", 0, 2.5) is None
+    assert judge(TASK, "health/open_loop_15", 0, 2.8) is not None
+
+
+def test_numbers_without_a_limit_or_of_another_kind_are_never_a_warning(bands):
+    for key in ("health/open_loop_1", "health/kl", "health/value", "model/kl", "eval/return"):
+        assert judge(TASK, key, 0, 1e9) is judge(TASK, key, 0, -1e9) is None
+
+
+def test_every_number_has_a_sentence_and_a_remedy_and_stands_in_the_docs():
+    docs = Path(__file__).parents[2] / "docs"
+    page = (docs / "metrics.md").read_text(encoding="utf-8")
+    for name in NUMBERS:
+        assert explain(f"health/{name}") and remedy(f"health/{name}") and f"`health/{name}`" in page
+    with pytest.raises(KeyError):
+        explain("model/kl")
+
+
+def test_bands_are_read_from_their_file(tmp_path, monkeypatch):
+    points = {"CartPole-v1": {"health/kl": [[0, 1.0, 2.0]]}}
+    (tmp_path / "bands.json").write_text(json.dumps({"made_by": "hand", "bands": points}))
+    monkeypatch.setattr(health, "BANDS", tmp_path / "bands.json")
+    health.bands.cache_clear()
+    try:
+        assert health.bands() == points
+        health.bands.cache_clear()
+        monkeypatch.setattr(health, "BANDS", tmp_path / "absent.json")
+        assert health.bands() == {}
+    finally:
+        health.bands.cache_clear()
+
+
+def test_the_bands_that_are_shipped_are_of_known_numbers_in_order():
+    for task, numbers in health.bands().items():
+        for key, points in numbers.items():
+            assert key.removeprefix("health/") in NUMBERS, (task, key)
+            assert [frames for frames, *_ in points] == sorted({frames for frames, *_ in points})
+            assert all(low <= high for _, low, high in points)
+
+
+# Watching a run ----------------------------------------------------------------------------------------------------
+
+
+def test_young_runs_are_not_judged(bands):
+    watcher, record = Watcher({}), {"health/latents_alive": 0.0}
+    assert watcher.see(TASK, at(10, YOUNG - 1), record) == []
+    assert len(watcher.see(TASK, at(10, YOUNG), record)) == 1
+
+
+def test_a_warning_comes_once_until_its_cause_has_gone(bands):
+    watcher, other = Watcher({}), {"eval/return": 3.0}
+    found = [len(watcher.see(TASK, at(n), record)) for n, record in enumerate((
+        {"health/open_loop_15": 2.0}, {"health/open_loop_15": 2.1}, other, {"health/open_loop_15": 2.2},
+        {"health/open_loop_15": 0.5}, {"health/open_loop_15": 2.0, "health/latents_alive": 0.0}))]
+    assert found == [1, 0, 0, 0, 0, 2]
+
+
+IMAGE = {"model/image_loss": 4096}
+
+
+def loss(per_number):
+    """Of an image: the floor of a unit normal, and so much above it for each number."""
+    return {"model/image_loss": 4096 * (FLOOR + per_number)}
+
+
+def flat(*points, sizes=IMAGE):
+    """Warnings at each (frames, updates, loss above the floor)."""
+    watcher = Watcher(sizes)
+    return [watcher.see(TASK, at(frames, updates), loss(above)) for frames, updates, above in points]
+
+
+def test_an_image_loss_that_never_fell_is_flat_since_its_first_record(bands):
+    found = flat((30_000, 10, 0.1), (35_000, FLAT - 1, 0.1), (40_000, FLAT, 0.0901), (50_000, 2 * FLAT, 0.1))
+    assert found == [[], [], ["image loss flat since frame 30,000: check input normalisation (obs_scale), "
+                              "model_opt.lr"], []]
+
+
+def test_one_that_has_fallen_by_a_tenth_of_its_way_may_stay_there_or_rise_again(bands):
+    assert flat((0, 1, 0.1), (1, 500, 0.0899), (2, FLAT, 0.0899), (3, 5 * FLAT, 0.2)) == [[]] * 4
+
+
+def test_one_that_falls_late_is_warned_of_no_more(bands):
+    assert [len(some) for some in flat((0, 1, 0.1), (1, FLAT, 0.1), (2, 2 * FLAT, 0.05), (3, 3 * FLAT, 0.1))] == [
+        0, 1, 0, 0]
+
+
+def test_one_that_begins_at_its_floor_need_not_fall(bands):
+    assert flat((0, 1, 0.0049), (1, FLAT, 0.0049)) == [[], []]
+    assert flat((0, 1, 0.0051), (1, FLAT, 0.0051))[1]
+
+
+def test_vectors_have_a_loss_of_their_own(bands):
+    watcher = Watcher({"model/vector_loss": 3, **IMAGE})
+    record = {"model/vector_loss": 3 * (FLOOR + 0.5), **loss(0.0)}
+    assert watcher.see(TASK, at(0, 1), record) == []
+    assert [warning.split(":")[0] for warning in watcher.see(TASK, at(9, FLAT), record)] == [
+        "vector loss flat since frame 0"]
+
+
+def test_a_watcher_goes_on_from_its_state(bands):
+    """What it warned of, and what it has seen fall, through JSON."""
+    first = Watcher(IMAGE)
+    for n, (record, updates) in enumerate(((loss(0.1), 1), (loss(0.01), 400), ({"health/latents_alive": 0.0}, FLAT))):
+        first.see(TASK, at(n, updates), record)
+    again, fresh = Watcher(IMAGE), Watcher(IMAGE)
+    again.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    assert again.state_dict() == first.state_dict() != fresh.state_dict()
+    record = loss(0.1) | {"health/latents_alive": 0.0}
+    assert again.see(TASK, at(5, FLAT), record) == [] and len(fresh.see(TASK, at(5, FLAT), record)) == 2

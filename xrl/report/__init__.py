@@ -1,0 +1,1 @@
+"""Reads what runs leave and what others published; computes statistics, draws."""

@@ -1,0 +1,75 @@
+"""What differs from the shipped defaults, and the command that says just that."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from xrl.common.config import as_dict, load_config
+from xrl.common.config_files import parse_assignments
+from xrl.common.config_keys import flatten
+from xrl.common.errors import ConfigError
+from xrl.configs.schemas.base import RunConfig
+
+
+def defaults(config: RunConfig) -> dict[str, Any]:
+    """Dotted key -> what it is where the user names method, environment and preset only."""
+    shipped = load_config(config.method, config.env_name, config.env_id, overrides={"preset": config.preset}).config
+    return {**flatten(shipped), "preset": RunConfig.model_fields["preset"].default}
+
+
+def differing(config: RunConfig) -> dict[str, Any]:
+    """The keys whose value is not the default, and their values, in the schema's order."""
+    usual = defaults(config)
+    return {key: value for key, value in flatten(config).items() if value != usual[key]}
+
+
+def repeat_command(config: RunConfig, command: str = "train") -> str:
+    """The line for a shell that starts this run again.
+
+    It resolves to the same configuration.
+    """
+    words = ["xrl", command, "--method", config.method, "--env", config.env_name, "--env-id", config.env_id]
+    given = _plain(config)
+    return shlex.join([*words, *(assignment(key, given[key]) for key in differing(config))])
+
+
+def assignment(key: str, value: Any) -> str:
+    """``key=value`` as `parse_assignments` reads it back."""
+    if isinstance(value, str):
+        plain = f"{key}={value}"
+        try:
+            if parse_assignments([plain]) == [(key, value)]:
+                return plain
+        except ConfigError:  # no YAML without quotes
+            pass
+    return f"{key}={json.dumps(value)}"
+
+
+def run_commands(folder: Path, config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(what it does, line) of what can be done with a run that is there."""
+    test = ["xrl", "test", "--method", str(config.get("method")), "--env", str(config.get("env_name")),
+            "--env-id", str(config.get("env_id"))]
+    if config.get("model_dir") not in (None, "models"):
+        test.append(assignment("model_dir", config["model_dir"]))
+    run = str(folder)
+    return [("Go on with it, from its newest checkpoint:", shlex.join(["xrl", "train", "--resume", run])),
+            ("Play inside its model:", shlex.join(["xrl", "dream", run])),
+            ("Test the best model of the newest run of this method and environment:", shlex.join(test)),
+            ("Write this page again:", shlex.join(["xrl", "report", run]))]
+
+
+def _plain(config: RunConfig) -> dict[str, Any]:
+    """Dotted key -> value as YAML holds it."""
+    nested = as_dict(config)
+
+    def find(dotted: str) -> Any:
+        value: Any = nested
+        for name in dotted.split("."):
+            value = value[name]
+        return value
+
+    return {key: find(key) for key in flatten(config)}

@@ -1,0 +1,151 @@
+"""What the numbers of a world model mean, which are normal, and a warning where they are not; see docs/health.md."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+# Made by benchmarks/bands.py from our own verified runs: task -> metric -> [frames, lowest, highest] of the runs.
+BANDS = Path(__file__).with_name("bands.json")
+ROOM = 0.5         # of a band's width, to either side, for the difference of seeds
+YOUNG = 500        # updates before which nothing is judged by a band,
+UNSETTLED = 5000   # and nothing by a limit: full-size models need thousands until their latents carry anything
+FLAT = 1000        # updates after which a loss that has not fallen is a finding
+FALLEN = 0.1       # of its distance from its floor is the least that a loss must have fallen by then
+NEAR = 0.005       # above its floor, per number of the observation, where a loss need not fall any more
+FLOOR = 0.918939   # of a unit normal's loss, per number
+
+
+@dataclass(frozen=True)
+class Number:
+    """``meaning`` and ``remedy``: one sentence each. ``bad``: the direction. ``limit``: what no healthy model passes in
+    that direction, whatever the task; None where that depends on the task."""
+
+    meaning: str
+    remedy: str
+    bad: Literal["high", "low", "both"]
+    limit: float | None = None
+
+
+_OPEN = "train longer, raise model_opt.lr, give the observations a scale (obs_scale), check that actions matter"
+_REWARD = "raise loss_scales.reward, or scale the reward (reward_scale) so that it is neither tiny nor cut by tanh"
+NUMBERS = {
+    "reconstruction": Number("squared error of decoding what the model has just seen, per number", _OPEN, "high"),
+    **{f"open_loop_{k}": Number(
+        f"error after {k} imagined step{'s' if k > 1 else ''}, divided by that of repeating the last observation seen: "
+        "below 1 the model knows what moves", _OPEN, "high", {15: 1.0, 50: 1.0}.get(k)) for k in (1, 5, 15, 50)},
+    **{f"reward_error_{k}": Number(
+        f"absolute error of the imagined reward after {k} step{'s' if k > 1 else ''}", _REWARD, "high")
+       for k in (1, 15, 50)},
+    "reward_error_5": Number("absolute error of the imagined reward after 5 steps", _REWARD, "high"),
+    "kl": Number("nats by which an observation surprises the prediction, summed over the latents",
+                 "near 0: lower kl.scale; rising without end: raise it", "both"),
+    "latents_alive": Number("latents with a KL above 0.01 nats: they carry something",
+                            "lower kl.scale or kl.free_nats, or raise the loss scale of the observations", "low", 1.0),
+    "categories": Number("categories in use (mean probability above 1%), averaged over the latents",
+                         "near 1 the latents are constants: lower kl.scale", "low", 1.05),
+    "reward_bias": Number("predicted minus true reward of states that have been seen", _REWARD, "both"),
+    "reward_calibration": Number("by how much predicted rewards miss the true ones, in bins of equal prediction",
+                                 _REWARD, "high"),
+    "discount_calibration": Number("by how much the probability to go on misses how often episodes do",
+                                   "raise loss_scales.discount", "high", 0.2),
+    "policy_entropy": Number("of the policy at these states, nats",
+                             "fell to 0 early: raise actor.entropy; stays at its start: lower it", "low"),
+    "value": Number("mean value of these states", "far above what can be earned: lower critic_opt.lr, or "
+                    "critic.slow_every is too small", "both"),
+    "value_bias": Number("value minus what the episodes then paid, discounted",
+                         "values run away: lower critic_opt.lr or gamma, check discount_calibration", "both"),
+    "imagined_return": Number("sum of rewards that the policy dreams of in one imagination horizon",
+                              "compare with realised_return", "both"),
+    "realised_return": Number("sum of rewards that it then got in as many steps; far below imagined_return: the policy "
+                              "exploits errors of the model", "more updates of the model (train_every) or a shorter "
+                              "horizon", "both"),
+}
+
+
+def explain(key: str) -> str:
+    """One sentence about a metric "health/...". Raises KeyError for any other."""
+    return NUMBERS[key.removeprefix("health/")].meaning
+
+
+def remedy(key: str) -> str:
+    return NUMBERS[key.removeprefix("health/")].remedy
+
+
+def judge(task: str, key: str, frames: int, value: float, updates: int = UNSETTLED) -> str | None:
+    """One sentence of warning if a metric "health/..." has left the band of our runs of ``task`` (env_id), or the limit
+    for any task; None if all is well, or after so few ``updates`` too early to say."""
+    number = NUMBERS.get(key.removeprefix("health/"))
+    if number is None or updates < YOUNG:
+        return None
+    band = band_of(task, key, frames)
+    if band is not None:
+        low, high = band
+        if (value > high and number.bad != "low") or (value < low and number.bad != "high"):
+            return (f"{key} = {value:.3g} is outside {low:.3g} to {high:.3g}, the band of our runs of {task} at these "
+                    f"frames: {number.remedy}")
+    elif number.limit is not None and updates >= UNSETTLED and (
+            value > number.limit if number.bad == "high" else value < number.limit):
+        side = "above" if number.bad == "high" else "below"
+        return f"{key} = {value:.3g} is {side} {number.limit:g}: {number.remedy}"
+    return None
+
+
+def band_of(task: str, key: str, frames: int) -> tuple[float, float] | None:
+    """What is normal at ``frames``: the extremes of our runs at the last evaluation before, and ROOM."""
+    points = [point for point in bands().get(task, {}).get(key, ()) if point[0] <= frames]
+    if not points:
+        return None
+    _, low, high = points[-1]
+    room = ROOM * (high - low) + 0.1 * max(abs(low), abs(high))
+    return low - room, high + room
+
+
+@cache
+def bands() -> dict[str, dict[str, list[list[float]]]]:
+    return dict(json.loads(BANDS.read_text(encoding="utf-8"))["bands"]) if BANDS.exists() else {}
+
+
+class Watcher:
+    """Looks at the records of a run as they are written; gives every warning once until its cause has gone.
+
+    ``sizes``: the numbers in an observation, by the reconstruction loss that sums over them.
+    """
+
+    NAMES = {"model/image_loss": "image loss", "model/vector_loss": "vector loss"}
+
+    def __init__(self, sizes: Mapping[str, int]) -> None:
+        self.sizes = sizes
+        self.warned: set[str] = set()
+        self.first: dict[str, list[float]] = {}  # loss -> its first mean, and the frames of that; -1 when it has fallen
+
+    def see(self, task: str, counters: Mapping[str, int], record: Mapping[str, float]) -> list[str]:
+        """New warnings about one record; ``counters``: agent_steps, frames, updates."""
+        frames, updates = counters["frames"], counters["updates"]
+        found = {key: warning for key, value in record.items() if (warning := judge(task, key, frames, value, updates))}
+        found |= {key: warning for key in self.sizes.keys() & record.keys()
+                  if (warning := self._flat(key, counters, record[key]))}
+        fresh = [warning for key, warning in found.items() if key not in self.warned]
+        self.warned = (self.warned - record.keys()) | found.keys()
+        return fresh
+
+    def _flat(self, key: str, counters: Mapping[str, int], loss: float) -> str | None:
+        """A reconstruction loss that has never fallen. Once it has, it may stay where it is."""
+        above = loss - FLOOR * self.sizes[key]
+        first, since = self.first.setdefault(key, [above, float(counters["frames"])])
+        if above < (1 - FALLEN) * first or above < NEAR * self.sizes[key]:
+            self.first[key][1] = since = -1.0
+        if since < 0 or counters["updates"] < FLAT:
+            return None
+        return f"{self.NAMES[key]} flat since frame {since:,.0f}: check input normalisation (obs_scale), model_opt.lr"
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"warned": sorted(self.warned), "first": self.first}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.warned = set(state["warned"])
+        self.first = {key: [float(value) for value in values] for key, values in state["first"].items()}

@@ -1,0 +1,255 @@
+"""Learning curves on file: the published format, those of our runs, and the names of tasks that both share."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from xrl.common.config_files import read_yaml, shown
+from xrl.common.errors import ConfigError
+from xrl.common.files import write_atomic
+from xrl.common.logger import METRICS
+from xrl.common.registry import suggestion
+from xrl.common.run_folder import CONFIG
+
+SCORES = "scores.json"  # of a benchmark: the curves of all its seeds
+CURVE = "curve.json"    # of one run of a benchmark
+RETURN = "eval/return"
+DEEPEST = 7             # folders below a place; what a benchmark leaves in model_dir lies that deep
+FORM = 'a JSON list of {"task": "...", "method": "...", "seed": "...", "xs": [frames, ...], "ys": [scores, ...]}'
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Scores ``ys`` of one seed of a method in a task, at ``xs``: frames, finite and strictly increasing."""
+
+    task: str
+    method: str
+    seed: str
+    xs: tuple[float, ...]
+    ys: tuple[float, ...]
+
+
+# The published format ------------------------------------------------------------------------------------------------
+
+def read_scores(path: str | Path) -> list[Curve]:
+    """The curves of a file in the published format, FORM. Raises ConfigError, naming file, record and field."""
+    records = read_json(path, FORM)
+    if not isinstance(records, list) or not records:
+        found = "an empty list" if records == [] else f"a JSON {_kind(records)}"
+        raise ConfigError(f"{path}: holds {found}; it must be {FORM}")
+    return [_curve(f"{path}: record {index}", record) for index, record in enumerate(records)]
+
+
+def write_scores(path: str | Path, curves: Iterable[Curve]) -> None:
+    """Write ``curves`` in the published format, whole or not at all."""
+    write_atomic(Path(path), json.dumps([asdict(curve) for curve in curves]).encode())
+
+
+def read_json(path: str | Path, form: str) -> Any:
+    """The content of a JSON file that should be of ``form``. Raises ConfigError if it cannot be read or is not JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; it should be {form}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}; it should be {form}") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not JSON ({shown(str(error))}); it must be {form}") from error
+
+
+def is_number(value: Any) -> bool:
+    """Whether ``value``, out of a JSON file, is a finite number."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an integer beyond any float
+        return False
+
+
+def _curve(where: str, record: Any) -> Curve:
+    if not isinstance(record, dict):
+        raise ConfigError(f"{where}: is a JSON {_kind(record)}; the file must be {FORM}")
+    if missing := [field for field in ("task", "method", "seed", "xs", "ys") if field not in record]:
+        raise ConfigError(f"{where}: {missing[0]!r} is missing; the file must be {FORM}")
+    for field in ("task", "method", "seed"):
+        allowed = str | int if field == "seed" else str  # a run's own curve has its seed as a number
+        if not isinstance(record[field], allowed) or isinstance(record[field], bool):
+            raise ConfigError(f"{where}: {field!r} is {_brief(record[field])}, not a string; the file must be {FORM}")
+    for field in ("xs", "ys"):
+        _check_numbers(where, field, record[field])
+    xs, ys = record["xs"], record["ys"]
+    if len(xs) != len(ys):
+        raise ConfigError(f"{where}: {len(xs)} 'xs' but {len(ys)} 'ys'; each score belongs to a number of frames")
+    for index in range(1, len(xs)):
+        if xs[index] <= xs[index - 1]:
+            raise ConfigError(f"{where}: 'xs' must increase, but xs[{index}] = {xs[index]:g} follows "
+                              f"{xs[index - 1]:g}")
+    return Curve(record["task"], record["method"], str(record["seed"]), tuple(map(float, xs)), tuple(map(float, ys)))
+
+
+def _check_numbers(where: str, field: str, values: Any) -> None:
+    if not isinstance(values, list) or not values:
+        raise ConfigError(f"{where}: {field!r} is {_brief(values)}, not a list of numbers; the file must be {FORM}")
+    for index, value in enumerate(values):
+        if not is_number(value):
+            raise ConfigError(f"{where}: {field}[{index}] is {_brief(value)}, not a finite number; mend or remove "
+                              f"the record")
+
+
+def _brief(value: Any) -> str:
+    return shown(json.dumps(value), 40)
+
+
+def _kind(value: Any) -> str:
+    return "object" if isinstance(value, dict) else "list" if isinstance(value, list) else "value"
+
+
+# Runs ----------------------------------------------------------------------------------------------------------------
+
+class _NoEvaluation(ConfigError):
+    """A run that has not come to its first evaluation."""
+
+
+def read_run(folder: str | Path) -> Curve:
+    """The evaluations of a run, over frames, of a run that is still being written, too.
+
+    Raises ConfigError if ``folder`` is no run, or one without an evaluation.
+    """
+    folder = Path(folder)
+    config = _run_config(folder)
+    task = task_name(str(config["env_name"]), str(config["env_id"]))
+    if (folder / CURVE).exists():
+        curve = read_scores(folder / CURVE)[0]
+        return Curve(task, curve.method, curve.seed, curve.xs, curve.ys)
+    name = str(config["env_id"]).replace("/", "-")
+    places = [folder]
+    if config["log_dir"] is not None:
+        places.append(Path(str(config["log_dir"])) / str(config["method"]) / name / folder.absolute().name)
+    points: dict[float, float] = {}
+    for path in (place / METRICS for place in places):
+        points |= dict(_evaluations(path))  # a later evaluation at the same frames replaces the one before
+    if not points:
+        looked = " and ".join(str(place / METRICS) for place in places)
+        raise _NoEvaluation(f"{folder}: no evaluation yet (in {looked}); a run evaluates every eval_interval agent "
+                            f"steps, never if that is 0")
+    xs, ys = zip(*sorted(points.items()), strict=True)
+    return Curve(task, str(config["method"]), str(config["seed"]), xs, ys)
+
+
+def find_curves(place: str | Path) -> list[Curve]:
+    """The curves that ``place`` means: a file in the published format, a run, or all of these below a folder.
+
+    A folder with SCORES is read from that alone. Runs without an evaluation are left out under a warning, unless there
+    is nothing else. Raises ConfigError.
+    """
+    place = Path(place)
+    if place.is_file():
+        return read_scores(place)
+    curves: list[Curve] = []
+    waiting: list[ConfigError] = []
+    for source in _sources(place):
+        try:
+            curves += read_scores(source) if source.name == SCORES else [read_run(source)]
+        except _NoEvaluation as error:
+            waiting.append(error)
+    if not curves:
+        raise waiting[0] if waiting else ConfigError(_nothing(place))
+    for reason in waiting:
+        warnings.warn(f"left out: {reason}", stacklevel=2)
+    return curves
+
+
+def _run_config(folder: Path) -> dict[str, Any]:
+    if not (folder / CONFIG).is_file():
+        raise ConfigError(_nothing(folder))
+    config = dict(read_yaml(folder / CONFIG))
+    if missing := [key for key in ("method", "env_name", "env_id", "seed") if key not in config]:
+        raise ConfigError(f"{folder / CONFIG}: {missing[0]!r} is missing; a run folder holds the whole configuration "
+                          f"as the run wrote it")
+    return {"log_dir": None, **config}
+
+
+def _nothing(place: Path) -> str:
+    if not place.exists():
+        return f"{place}: no such file or folder; name a run folder, a folder of runs or a file of scores"
+    found = "an empty folder" if place.is_dir() and not any(place.iterdir()) else "no run"
+    return f"{place}: {found} (a run is a folder with {CONFIG}); name one, a folder of runs or a file of scores (.json)"
+
+
+def _sources(place: Path) -> Iterator[Path]:
+    """Score files and run folders at ``place`` or below. What lies deeper in those is none of them."""
+    for name, folders, files in os.walk(place):
+        here = Path(name)
+        if SCORES in files or CONFIG in files:
+            yield here / SCORES if SCORES in files else here
+            folders.clear()
+        elif len(here.relative_to(place).parts) >= DEEPEST:
+            folders.clear()
+        folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
+
+
+def _evaluations(path: Path) -> Iterator[tuple[float, float]]:
+    """(frames, mean return) of every evaluation in a log. The last line may be cut short: it is being written."""
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    for number, line in enumerate(lines, start=1):
+        if f'"{RETURN}"' not in line:
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            if number == len(lines):
+                return
+            raise ConfigError(f"{path}: line {number} is not JSON ({error}); remove that line") from error
+        frames, score = record.get("frames"), record[RETURN]
+        if not (is_number(frames) and is_number(score)):
+            raise ConfigError(f"{path}: line {number}: frames {_brief(frames)} and {RETURN} {_brief(score)} must be "
+                              f"finite numbers; remove that line")
+        yield float(frames), float(score)
+
+
+# Names of tasks ------------------------------------------------------------------------------------------------------
+
+# The games of the published Atari scores, and of the table in the paper.
+ATARI_GAMES = (
+    "alien", "amidar", "assault", "asterix", "asteroids", "atlantis", "bank_heist", "battle_zone", "beam_rider",
+    "berzerk", "bowling", "boxing", "breakout", "centipede", "chopper_command", "crazy_climber", "demon_attack",
+    "double_dunk", "enduro", "fishing_derby", "freeway", "frostbite", "gopher", "gravitar", "hero", "ice_hockey",
+    "james_bond", "kangaroo", "krull", "kung_fu_master", "montezuma_revenge", "ms_pacman", "name_this_game", "phoenix",
+    "pitfall", "pong", "private_eye", "qbert", "riverraid", "road_runner", "robotank", "seaquest", "skiing", "solaris",
+    "space_invaders", "star_gunner", "tennis", "time_pilot", "tutankham", "up_n_down", "venture", "video_pinball",
+    "wizard_of_wor", "yars_revenge", "zaxxon")
+_IRREGULAR = {"james_bond": "Jamesbond"}  # of all others the words are those of the emulator's name
+
+
+def task_name(env_name: str, env_id: str) -> str:
+    """What published scores call an environment: ``ALE/MsPacman-v5`` of atari is ``atari_ms_pacman``; of other families
+    it is the ``env_id`` itself."""
+    game = re.fullmatch(r"ALE/(\w+)-v\d+", env_id)
+    if env_name != "atari" or game is None:
+        return env_id
+    regular = re.sub(r"(?<!^)(?=[A-Z])", "_", game[1]).lower()
+    return "atari_" + {name.lower(): words for words, name in _IRREGULAR.items()}.get(regular, regular)
+
+
+def atari_env_id(game: str) -> str:
+    """The ``env_id`` of a published game, as ``pong``, ``atari_pong``, ``MsPacman`` or ``ALE/Pong-v5``.
+
+    Raises ConfigError, with the nearest name, if it is none of ATARI_GAMES.
+    """
+    plain = re.sub(r"^(ALE/|atari_)|-v\d+$", "", game.strip())
+    by_letters = {words.replace("_", ""): words for words in ATARI_GAMES}
+    words = by_letters.get(plain.replace("_", "").lower())
+    if words is None:
+        raise ConfigError(f"games: {game!r} is none of the {len(ATARI_GAMES)} published Atari games."
+                          f"{suggestion(plain, ATARI_GAMES)} Known: {', '.join(ATARI_GAMES)}")
+    name = _IRREGULAR.get(words) or "".join(word.capitalize() for word in words.split("_"))
+    return f"ALE/{name}-v5"
