@@ -1,15 +1,18 @@
 """The command line: real for ``config``, with a recording runner for the commands that run one."""
 
+import inspect
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import xrl
 from xrl.__main__ import main
 from xrl.common.errors import NumericalError
+from xrl.common.registry import load
 
 CATCH = ["--method", "DreamerV2", "--env", "toy", "--env-id", "Catch-v0"]
 
@@ -69,6 +72,151 @@ def test_json_belongs_to_profile(runner, capsys):
     assert capsys.readouterr().err == (
         "xrl: error: command line: --json: train has no use for it; it belongs to profile\n")
     assert len(runner.made) == 1
+
+
+# Every command, down to the function that does it -----------------------------------------------------------------
+
+PATHS = ["train", "test", "benchmark", "profile", "doctor", "config"]  # take key=value, and no path
+FLAGS = {"--json": "a", "--seeds": "3", "--jobs": "2", "--reference": "a", "--baselines": "a", "--games": "pong",
+         "--frames": "1e6", "--out": "a", "--panels": None, "--port": "80", "--host": "h", "--open": None,
+         "--resume": "a", "--method": "DreamerV2", "--env": "toy", "--env-id": "x", "--config": "a"}
+MEANT = {  # what no command but these has a use for
+    "--json": {"profile"}, "--seeds": {"benchmark", "reproduce"}, "--jobs": {"benchmark", "reproduce"},
+    "--reference": {"benchmark", "reproduce", "plot"}, "--baselines": {"reproduce"}, "--games": {"reproduce"},
+    "--frames": {"reproduce"}, "--out": {"report", "plot"}, "--panels": {"plot"}, "--port": {"dream"},
+    "--host": {"dream"}, "--open": {"dream"}, "--resume": {"train", "benchmark"},
+    **{flag: {"train", "test", "benchmark", "profile", "doctor", "config"}
+       for flag in ("--method", "--env", "--env-id", "--config")}}
+COMMANDS = [*PATHS, "reproduce", "report", "dream", "plot", "checkpoints", "replay-crash"]
+
+
+class Loaded:
+    """Stands for what the command line loads: notes target and arguments, returns ``answer``."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.called: list = []
+        self.answer: object = "the answer"
+        monkeypatch.setattr("xrl.__main__.load", self._load)
+
+    def _load(self, target):
+        real = inspect.signature(load(target))
+
+        def call(*arguments, **keywords):
+            real.bind(*arguments, **keywords)  # it takes them
+            self.called.append((target, arguments, keywords))
+            return self.answer
+
+        return call
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+    return Loaded(monkeypatch)
+
+
+@pytest.mark.parametrize(("words", "target", "arguments", "keywords"), [
+    (["report", "RUN"], "xrl.report.html:write_report", ("RUN", None), {}),
+    (["report", "RUN", "--out", "a.html"], "xrl.report.html:write_report", ("RUN", Path("a.html")), {}),
+    (["dream", "RUN"], "xrl.player.server:serve", ("RUN", "127.0.0.1", 0), {"open_browser": False}),
+    (["dream", "RUN", "--port", "8123", "--host", "0.0.0.0", "--open"], "xrl.player.server:serve",
+     ("RUN", "0.0.0.0", 8123), {"open_browser": True}),
+    (["plot", "RUN"], "xrl.report.plot:plot", ("RUN",), {"reference": None, "out": "curves.png", "panels": False}),
+    (["plot", "A", "B", "--reference", "r.json", "--out", "c.svg", "--panels"], "xrl.report.plot:plot", ("A", "B"),
+     {"reference": "r.json", "out": "c.svg", "panels": True}),
+    (["checkpoints", "RUN"], "xrl.runners.resume:describe_checkpoints", ("RUN",), {}),
+])
+def test_a_command_calls_its_function_and_prints_what_it_says(loaded, capsys, words, target, arguments, keywords):
+    assert main(words) == 0
+    assert loaded.called == [(target, arguments, keywords)]
+    assert capsys.readouterr().out == ("" if words[0] == "dream" else "the answer\n")
+
+
+def test_doctor_is_given_the_planned_run_and_gives_the_exit_code(loaded):
+    for loaded.answer in (0, 1):
+        assert main(["doctor", *CATCH, "parallels=4"]) == loaded.answer
+    assert loaded.called[0] == ("xrl.runners.doctor:run_doctor", ("DreamerV2", "toy", "Catch-v0", None,
+                                                                  ["parallels=4"]), {})
+    assert main(["doctor"]) == 1 and loaded.called[-1][1] == (None, None, None, None, [])
+
+
+@pytest.mark.parametrize(("failed", "code"), [([], 0), (["pong"], 1)])
+def test_reproduce_is_given_its_set_and_fails_where_a_game_does(loaded, failed, code):
+    loaded.answer = SimpleNamespace(failed=failed)
+    assert main(["reproduce", "atari-dreamerv2", "device=cpu", "--games", "pong,boxing", "--seeds", "3", "--reference",
+                 "a.json", "--frames", "1e6", "--jobs", "2", "--baselines", "b.json"]) == code
+    assert loaded.called == [("xrl.runners.reproduce:reproduce", (
+        "atari-dreamerv2", "pong,boxing", 3, "a.json", 1e6, "b.json", ["device=cpu"]), {"jobs": 2})]
+
+
+@pytest.mark.parametrize("left_out", ["--games", "--seeds", "--reference"])
+def test_reproduce_asks_for_what_it_needs(loaded, capsys, left_out):
+    given = {"--games": "pong", "--seeds": "3", "--reference": "a.json"}
+    words = [word for flag, value in given.items() if flag != left_out for word in (flag, value)]
+    assert main(["reproduce", "atari-dreamerv2", *words]) == 2
+    assert f"reproduce: needs {left_out}; for instance: xrl reproduce" in capsys.readouterr().err
+    assert loaded.called == []
+
+
+@pytest.mark.parametrize("words", [[], ["device=cpu"]])
+def test_reproduce_asks_for_the_name_of_its_set(loaded, capsys, words):
+    assert main(["reproduce", *words, "--games", "pong", "--seeds", "3", "--reference", "a"]) == 2
+    assert "needs the name of a published set first" in capsys.readouterr().err and loaded.called == []
+
+
+def test_a_benchmark_of_several_seeds(loaded, monkeypatch, clean_imports, tmp_path):
+    (tmp_path / "my_cli_seeds.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    assert main(["benchmark", *CATCH, "fps=5", "--seeds", "3", "--jobs", "2", "--reference", "r.json",
+                 "--import", "my_cli_seeds"]) == 0
+    ((target, (resolved, seeds), keywords),) = loaded.called
+    assert (target, seeds) == ("xrl.runners.benchmark:run_benchmark", 3) and resolved.config.fps == 5
+    assert keywords == {"modules": ("my_cli_seeds",), "jobs": 2, "reference": Path("r.json")}
+    assert main(["benchmark", *CATCH, "--seeds", "1"]) == 0
+    assert loaded.called[-1][2] == {"modules": (), "jobs": None, "reference": None}
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["--jobs", "2"], "--jobs: belongs to several seeds; give --seeds too"),
+    (["--reference", "a"], "--reference: belongs to several seeds; give --seeds too"),
+    (["--seeds", "3", "--resume"], "--resume: a benchmark of several seeds goes on by itself; leave it out")])
+def test_flags_of_several_seeds_belong_together(loaded, capsys, words, message):
+    assert main(["benchmark", *CATCH, *words]) == 2
+    assert message in capsys.readouterr().err and loaded.called == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_flag_of_another_command_is_refused_by_name(loaded, capsys, command):
+    paths = [] if command in PATHS else ["RUN"]
+    for flag, value in FLAGS.items():
+        if command in MEANT[flag]:
+            continue
+        assert main([command, *paths, flag, *([value] if value else [])]) == 2
+        told = capsys.readouterr().err
+        assert told.startswith(f"xrl: error: command line: {flag}: {command} has no use for it; it belongs to "), flag
+        assert set(told.strip().rpartition("belongs to ")[2].split(" and ")) == MEANT[flag]
+    assert loaded.called == []
+
+
+@pytest.mark.parametrize("command", ["report", "dream", "checkpoints", "replay-crash"])
+@pytest.mark.parametrize("words", [[], ["A", "B"]])
+def test_commands_of_one_path_want_exactly_one(loaded, capsys, command, words):
+    assert main([command, *words]) == 2
+    told = capsys.readouterr().err
+    assert f"{command}: needs one PATH, a" in told or f"{command}: needs one PATH, the" in told
+    assert told.endswith(f", and got {len(words)}\n") and told.count("\n") == 1 and loaded.called == []
+
+
+def test_a_plot_wants_at_least_one(loaded, capsys):
+    assert main(["plot"]) == 2
+    assert "plot: needs at least one PATH, a run, a folder of runs or a file of scores, and got 0" in (
+        capsys.readouterr().err)
+
+
+def test_help_names_every_command(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    told = capsys.readouterr().out
+    assert caught.value.code == 0 and all(f"\n  {command} " in told for command in COMMANDS)
 
 
 def test_config_prints_values_origins_and_meanings_and_runs_nothing(runner, capsys):

@@ -20,8 +20,9 @@ import pytest
 import torch
 
 import xrl
-from xrl.__main__ import _parser, main
+from xrl.__main__ import _COMMANDS, _check_usage, _import_user_module, _parser
 from xrl.common import config as config_module
+from xrl.common.config import load_config
 from xrl.common.config_files import read_yaml
 from xrl.common.config_keys import Layer, keys_of, make_layer, merge
 from xrl.common.logger import COUNTERS
@@ -92,9 +93,11 @@ def test_python_runs_and_command_lines_resolve(page, small, monkeypatch):
     for line in "".join(commands).splitlines():
         if line.startswith(("xrl ", "python -m xrl ")):
             command, *arguments = shlex.split(line.removeprefix("python -m "), comments=True)[1:]
-            _parser().parse_intermixed_args([command, *arguments])
-            if command in ("train", "test", "benchmark", "profile", "config") and "--resume" not in arguments:
-                assert main(["config", *arguments]) == 0, line
+            said = _parser().parse_intermixed_args([command, *arguments])
+            _check_usage(said, _COMMANDS[command])
+            if command in ("train", "test", "benchmark", "profile", "config") and said.resume is None:
+                _import_user_module(said.module)
+                load_config(said.method, said.env, said.env_id, said.config, said.words)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)

@@ -13,8 +13,8 @@ import pytest
 import torch
 import yaml
 
-from tests.agents.examples import Recorder, Watched, WatchedRaw, same, tiny, weights
-from xrl.agents.base import select_device
+from tests.agents.examples import Recorder, Watched, WatchedRaw, records, same, tiny, weights
+from xrl.agents.base import Agent, select_device
 from xrl.agents.dreamer_v2 import DreamerV2Agent
 from xrl.common import get_configs
 from xrl.common.callback import Callback, Episode
@@ -323,6 +323,36 @@ def test_an_interrupt_does_not_outlive_its_training(workshop, watched):
 def test_a_run_too_short_to_learn_says_so(workshop, watched, capsys):
     workshop.agent(start_training=50).train(30)
     assert "no update was made in 30 agent steps: learning begins after start_training = 50" in capsys.readouterr().err
+
+
+def test_methods_without_a_world_model_say_that_they_have_none(workshop):
+    agent = workshop.agent()
+    for ask in (lambda: Agent.look(agent, None), lambda: Agent.dream(agent, None, None, None)):
+        with pytest.raises(ConfigError, match="method: DreamerV2 has no world model to "):
+            ask()
+    assert Agent.inspect(agent, ()) is None
+
+
+def test_an_evaluation_holds_out_the_first_episodes_and_is_the_same_again(workshop):
+    agent = workshop.agent(test_parallels=2)
+    agent.train(25)
+    first, second = agent.evaluate(3), agent.evaluate(3)
+    assert [len(rows.reward) for rows in first.held_out] == [8, 8] and first == second
+    for rows, again in zip(first.held_out, second.held_out, strict=True):
+        assert np.array_equal(rows.action, again.action)
+        assert all(np.array_equal(rows.obs[name], again.obs[name]) for name in rows.obs)
+
+
+def test_what_the_log_wrote_is_told(workshop):
+    class Records(Callback):
+        def on_record(self, agent, record):
+            self.told = [*getattr(self, "told", []), {**agent.counters, **record}]
+
+    told = Records()
+    agent = workshop.agent([told], log_interval=10)
+    agent.train(35)
+    written = [record for record in records(agent.folder / "metrics.jsonl") if "time/fps" in record]
+    assert told.told == written and len(written) == 4
 
 
 def test_evaluations_play_at_most_test_parallels_side_by_side(workshop, watched):

@@ -307,3 +307,19 @@ def test_learning_goes_on_after_a_model_is_loaded_into_a_trained_agent(workshop,
     assert agent.updates == updates
     agent.train(10 * agent.config.train_every)
     assert agent.updates == updates + 10
+
+
+def test_a_player_can_step_and_look_inside_the_dream(workshop):
+    """From the state that acting has come to: what the policy itself dreams and sees, whatever happened before."""
+    agent = workshop.agent(parallels=2)
+    agent.train(30)
+    action = np.eye(2, dtype=np.float32)
+    before = [value.clone() for value in agent.state]
+    first, second = (agent.dream(agent.state, action, torch.Generator().manual_seed(3)) for _ in range(2))
+    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+    expected = agent.policy.dream(agent.state, torch.from_numpy(action), torch.Generator().manual_seed(3))
+    assert all(torch.equal(one, other) for one, other in zip(first, expected, strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(agent.state, before, strict=True))
+    look, direct = agent.look(first), agent.policy.look(first)
+    assert look.value.shape == (2,) and np.array_equal(look.value, direct.value)
+    assert np.array_equal(look.obs["vector"], direct.obs["vector"])

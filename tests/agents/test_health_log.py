@@ -15,7 +15,7 @@ from gymnasium import spaces
 from tests.agents.examples import Watched, records, same, weights
 from xrl.agents import evaluation, health_log
 from xrl.agents.health_log import film
-from xrl.common.errors import ConfigError
+from xrl.common.errors import ConfigError, TooManyFailures
 from xrl.environment import REGISTRY_ENV
 from xrl.report import health
 from xrl.runners.runner import get_runner
@@ -163,6 +163,14 @@ def test_a_film_has_an_end(workshop, monkeypatch):
     assert len(workshop.agent(env="drawn", env_kwargs={"length": 1000}).film()) == 4
 
 
+def test_an_environment_that_fails_while_it_is_filmed_ends_the_film(workshop, watched):
+    agent = workshop.agent(env="drawn")
+    watched.trouble, watched.trouble_at = lambda env, result: 1 / 0, 3
+    with pytest.raises(TooManyFailures, match=r"while it was filmed: .*ZeroDivisionError"):
+        agent.film()
+    assert all(made.closed for made in Watched.made[1:])
+
+
 def test_with_render_each_evaluation_leaves_a_film_and_learns_the_same(workshop):
     filmed, plain = workshop.agent(env="drawn", render=True), workshop.agent(env="drawn")
     for agent in (filmed, plain):
@@ -200,7 +208,7 @@ def test_an_environment_that_draws_nothing_is_told_what_to_do(workshop, env):
     if not isinstance(env, str):
         REGISTRY_ENV["blank"] = env
     agent = workshop.agent(env=env if isinstance(env, str) else "blank", env_kwargs={"length": 5})
-    with pytest.raises(ConfigError, match="render: the environment gives no picture .*; leave render out, or give it"):
+    with pytest.raises(ConfigError, match=r"render: the environment gives no picture .*; leave render out, or"):
         film(agent, agent.folder, 0)
 
 

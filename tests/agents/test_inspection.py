@@ -281,6 +281,8 @@ def test_each_latent_and_its_categories_against_loops_over_the_rows():
     latent, lengths = CategoricalLatent(3, 4), [len(rows.reward) for rows in EPISODES]
     post, prior = torch.randn(2, max(lengths), len(lengths), 12, generator=generator(1)) * 2
     post[..., 8:] = prior[..., 8:] = torch.tensor([9.0, 0, 0, 0])
+    for b, length in enumerate(lengths):
+        post[length:, b] = 9 * torch.eye(12)[10] - prior[length:, b]
     policy = Pencil(latent, (post, prior))
     found = inspector(policy=policy).inspect()
     kls, probs = [], []

@@ -42,7 +42,8 @@ def test_every_record_carries_the_counters_and_every_key_is_documented(workshop,
 def test_the_documented_keys_are_the_ones_of_an_image_and_a_vector_run(workshop):
     keys = set()
     for env, env_id in (("watched", "a"), ("toy", "Catch-v0")):
-        agent = workshop.agent([Callback()], env=env, env_id=env_id, env_kwargs={"length": 70} if env == "watched" else {})
+        length = {"length": 70} if env == "watched" else {}  # enough for every step of a dream
+        agent = workshop.agent([Callback()], env=env, env_id=env_id, env_kwargs=length)
         agent.train(45)
         agent.test(1)
         keys |= {key for record in log_of(agent) for key in record}

@@ -84,7 +84,7 @@ def test_outside_of_a_repository_and_without_git_there_is_no_commit(package, tmp
 
 
 def test_the_processor_is_the_first_that_the_system_lists(monkeypatch):
-    monkeypatch.setattr(Path, "read_text", lambda path: "processor : 0\nmodel name\t: Some CPU: fast\nmodel name : other")
+    monkeypatch.setattr(Path, "read_text", lambda path: "cpu : 0\nmodel name\t: Some CPU: fast\nmodel name : other")
     assert cpu() == "Some CPU: fast"
 
     def absent(path):

@@ -131,6 +131,7 @@ def test_frames_come_in_rgb_array_only(asynchronous):
         envs.reset()
         frames = envs.render()
         assert len(frames) == 2 and frames[0].shape == (256, 256, 3) and frames[0].dtype == np.uint8
+        assert np.array_equal(envs.picture(), frames[0]) and not np.array_equal(frames[0], frames[1])
     with make_envs(config("toy", "Catch-v0", vectorize=vectorize)) as envs:
         envs.reset()
         assert envs.render() is None

@@ -213,10 +213,17 @@ def test_a_look_is_what_each_network_says(obs, action):
             np.testing.assert_allclose(look.action, law.mode(), rtol=1e-6)
 
 
+class First(torch.nn.Module):
+    """A head whose answer is the first number it is asked about."""
+
+    def forward(self, feat):
+        return feat[..., 0]
+
+
 def test_the_probability_to_go_on_is_free_of_gamma_and_1_without_the_head():
     """The head learns gamma (1 - terminal): at its best it says gamma where an episode goes on."""
     policy = tiny_policy({"gamma": 0.9})
-    policy.world_model.discount = lambda feat: feat[..., 0]
+    policy.world_model.discount = First()
     assert policy.cont(torch.tensor([[0.0], [0.45], [0.9], [0.95]])).tolist() == pytest.approx([0, 0.5, 1, 1])
     without = tiny_policy({"world_model.predict_discount": False})
     assert without.cont(torch.rand(3, 2, without.world_model.rssm.feat_size)).tolist() == [[1, 1]] * 3

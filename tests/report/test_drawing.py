@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -97,7 +98,7 @@ def test_frames_differ_where_the_rows_do_and_tell_how_far_the_dream_is():
     bottom = [frame[100:] for frame in frames]
     assert np.array_equal(frames[0][:30], frames[SEEN - 1][:30])
     assert not np.array_equal(frames[SEEN - 1][:30], frames[SEEN][:30])
-    moved = [np.flatnonzero((one != other).any((0, 2))) for one, other in zip(bottom, bottom[1:], strict=False)]
+    moved = [np.flatnonzero((one != other).any((0, 2))) for one, other in itertools.pairwise(bottom)]
     assert all(len(columns) == 2 for columns in moved)
     assert [columns[1] for columns in moved] == sorted({columns[1] for columns in moved})
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from xrl.report import health
-from xrl.report.health import FLAT, NUMBERS, YOUNG, Watcher, band_of, explain, judge, remedy
+from xrl.report.health import FLAT, NUMBERS, UNSETTLED, YOUNG, Watcher, band_of, explain, judge, remedy
 
 TASK = "Game-v0"
 FLOOR = 0.918939
@@ -19,7 +19,8 @@ KEYS = {"high": "health/reward_calibration", "low": "health/policy_entropy", "bo
 def bands(monkeypatch):
     """Sets the bands of TASK: metric -> points."""
     def put(**points):
-        monkeypatch.setattr(health, "bands", lambda: {TASK: {f"health/{name}": value for name, value in points.items()}})
+        named = {f"health/{name}": value for name, value in points.items()}
+        monkeypatch.setattr(health, "bands", lambda: {TASK: named})
 
     put()
     return put
@@ -116,10 +117,13 @@ def test_the_bands_that_are_shipped_are_of_known_numbers_in_order():
 # Watching a run ----------------------------------------------------------------------------------------------------
 
 
-def test_young_runs_are_not_judged(bands):
-    watcher, record = Watcher({}), {"health/latents_alive": 0.0}
-    assert watcher.see(TASK, at(10, YOUNG - 1), record) == []
-    assert len(watcher.see(TASK, at(10, YOUNG), record)) == 1
+@pytest.mark.parametrize(("key", "first"), [("health/kl", YOUNG), ("health/latents_alive", UNSETTLED)])
+def test_young_runs_are_not_judged(bands, key, first):
+    """By a band; and by a limit later still."""
+    bands(kl=[[0, 1.0, 2.0]])
+    watcher, record = Watcher({}), {key: 0.0}
+    assert watcher.see(TASK, at(10, first - 1), record) == []
+    assert len(watcher.see(TASK, at(10, first), record)) == 1
 
 
 def test_a_warning_comes_once_until_its_cause_has_gone(bands):
@@ -175,10 +179,11 @@ def test_vectors_have_a_loss_of_their_own(bands):
 def test_a_watcher_goes_on_from_its_state(bands):
     """What it warned of, and what it has seen fall, through JSON."""
     first = Watcher(IMAGE)
-    for n, (record, updates) in enumerate(((loss(0.1), 1), (loss(0.01), 400), ({"health/latents_alive": 0.0}, FLAT))):
+    alive = {"health/latents_alive": 0.0}
+    for n, (record, updates) in enumerate(((loss(0.1), 1), (loss(0.01), 400), (alive, UNSETTLED))):
         first.see(TASK, at(n, updates), record)
     again, fresh = Watcher(IMAGE), Watcher(IMAGE)
     again.load_state_dict(json.loads(json.dumps(first.state_dict())))
     assert again.state_dict() == first.state_dict() != fresh.state_dict()
-    record = loss(0.1) | {"health/latents_alive": 0.0}
-    assert again.see(TASK, at(5, FLAT), record) == [] and len(fresh.see(TASK, at(5, FLAT), record)) == 2
+    record, late = loss(0.1) | alive, at(5, UNSETTLED)
+    assert again.see(TASK, late, record) == [] and len(fresh.see(TASK, late, record)) == 2

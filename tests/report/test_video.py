@@ -79,6 +79,13 @@ def test_an_mp4_reads_back(tmp_path, height, width):
         assert one.shape == (height, width, 3) and near(one, other, 25)
 
 
+@pytest.mark.parametrize(("height", "width"), [(41, 61), (40, 61), (41, 60)])
+def test_of_odd_sides_a_line_of_pixels_is_left_out(tmp_path, height, width):
+    write_mp4(tmp_path / "film.mp4", frames_of(height, width), 30)
+    found, _ = read_mp4(tmp_path / "film.mp4")
+    assert [frame.shape for frame in found] == [(40, 60, 3)] * 3
+
+
 def test_a_film_is_a_gif_and_an_mp4_and_gives_the_gif(tmp_path):
     data = write_film(tmp_path / "dream_000000000100", frames_of(), 10)
     assert {path.name for path in tmp_path.iterdir()} == {"dream_000000000100.gif", "dream_000000000100.mp4"}

@@ -172,6 +172,35 @@ def test_an_interrupted_evaluation_is_made_again(runner):
     assert [record["frames"] for record in expected["log"] if "eval/return" in record] == [100]
 
 
+def test_what_was_seen_of_the_model_is_cut_and_written_again(runner):
+    """Four evaluations are done when the run dies, three of them before its last checkpoint."""
+    keys = {"eval_interval": 25, "checkpoint_every": 45}
+    whole, keep = Keep(), Keep()
+    expected = outcome(runner("whole", [whole], **keys).run(), whole)
+    with pytest.raises(Lost):
+        runner("cut", [Cut(110)], **keys).run()
+    (folder,) = run_folders_of(runner("cut"))
+    assert find_checkpoints(folder)[-1].counters["agent_steps"] == 90
+    assert len((folder / "health.jsonl").read_text().splitlines()) == 4
+    assert runner("cut", [keep], **keys).run(resume=True) == folder
+    assert outcome(folder, keep) == expected
+    assert [json.loads(line)["agent_steps"] for line in expected["health"]] == [25, 50, 75, 100, 125, 150]
+    assert expected["state"]["callbacks"]["HealthLog"]["first"]["model/vector_loss"]
+
+
+@pytest.mark.parametrize("key", ["inspect", "render"])
+def test_a_run_may_go_on_with_or_without_pictures(runner, key):
+    """They change nothing that is learned."""
+    whole, keep = Keep(), Keep()
+    expected = outcome(runner("whole", [whole], running_steps=200).run(), whole)
+    folder = runner("short").run()
+    assert runner("short", [keep], running_steps=200, **{key: key == "render"}).run(resume=True) == folder
+    found = outcome(folder, keep)
+    assert found["state"]["agent"] == expected["state"]["agent"] and found["replay"] == expected["replay"]
+    assert len(found["health"]) == (2 if key == "render" else 1)
+    assert bool(list((folder / "videos").glob("evaluation_*.mp4"))) == (key == "render")
+
+
 def test_a_run_without_a_checkpoint_begins_again_in_its_folder(runner):
     whole, keep = Keep(), Keep()
     expected = outcome(runner("whole", [whole]).run(), whole)
@@ -570,7 +599,7 @@ def test_the_command_line_resumes_the_newest_run_of_this_directory(tmp_path, mon
     for words, message in ((["train", "--resume", "seed=9"], "seed is 1 in this run, not 9"),
                            (["train", "--resume", "elsewhere"], "no such file or folder, so no run to go on with"),
                            (["train", "--resume", "running_step=9"], "xrl: error: command line: running_step: unknown"),
-                           (["test", "--resume"], "--resume: test has no use for it; it belongs to train and benchmark"),
+                           (["test", "--resume"], "test has no use for it; it belongs to train and benchmark"),
                            (["train", "--resume", "--config", "a.yaml"], "has a configuration of its own"),
                            (["checkpoints"], "needs one PATH"), (["checkpoints", "nowhere"], "no run here")):
         assert main(words) == 2

@@ -9,9 +9,12 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 import xrl
 from tests.agents.examples import Recorder, records, same, weights
@@ -20,7 +23,7 @@ from xrl.common.config import load_config
 from xrl.common.errors import ConfigError, EnvironmentFault, ModelFileError
 from xrl.common.files import load_tensors, read_metadata, save_tensors
 from xrl.common.seeding import EVALUATION_SEED, TEST_SEED
-from xrl.runners.runner import CURVE, Runner, get_runner
+from xrl.runners.runner import CURVE, EvaluationGrid, Runner, get_runner
 
 KEPT = {"checkpoints", "replay", ".lock", "run.json"}
 SHOWN = {"health.jsonl", "videos"}  # after an evaluation
@@ -74,6 +77,21 @@ def test_the_best_evaluated_model_is_kept_and_an_equal_one_replaces_it(runner):
     assert read_metadata(folder / "final_train_model.pth")["counters"]["agent_steps"] == 100
 
 
+def test_a_run_says_how_and_where_it_was_begun(runner, monkeypatch):
+    """Once: a run that goes on keeps what it was begun with."""
+    monkeypatch.setattr(sys, "argv", ["xrl", "train", "seed=3"])
+    folder = runner().run()
+    facts = json.loads((folder / "run.json").read_text())
+    assert facts["command"] == ["xrl", "train", "seed=3"] and facts["device"] == "cpu"
+    assert facts["threads"] == torch.get_num_threads() and facts["versions"]["torch"] == version("torch")
+    made = time.mktime(time.strptime(facts["created"][:19], "%Y-%m-%dT%H:%M:%S"))
+    assert abs(made - (folder / "run.json").stat().st_mtime) < 60
+    before = (folder / "run.json").read_bytes()
+    monkeypatch.setattr(sys, "argv", ["xrl", "train", "--resume"])
+    assert runner(running_steps=80).run(resume=True) == folder
+    assert (folder / "run.json").read_bytes() == before
+
+
 def test_without_evaluations_there_is_only_the_final_model(runner):
     folder = runner(eval_interval=0).run()
     assert {path.name for path in folder.iterdir()} == {"config.yaml", "metrics.jsonl", "final_train_model.pth", *KEPT}
@@ -110,6 +128,29 @@ def test_benchmark_writes_the_curve(runner, watched):
     assert json.loads((folder / "curve.json").read_text()) == [
         {"task": "any-v0", "method": "DreamerV2", "seed": "5", "xs": [0, 40, 80, 120], "ys": means}]
     assert {"best_model.pth", "final_train_model.pth"} <= {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(("env", "env_id", "task"), [
+    ("atari", "ALE/MsPacman-v5", "atari_ms_pacman"), ("toy", "Catch-v0", "Catch-v0")])
+def test_the_curve_has_the_published_name_of_its_task(tmp_path, env, env_id, task):
+    grid = EvaluationGrid(10, benchmark=True)
+    grid.frames, grid.means = [0, 40], [-21.0, 3.5]
+    config = SimpleNamespace(env_name=env, env_id=env_id, method="DreamerV2", seed=7)
+    grid.write_curve(SimpleNamespace(config=config, folder=tmp_path))
+    assert json.loads((tmp_path / "curve.json").read_text()) == [
+        {"task": task, "method": "DreamerV2", "seed": "7", "xs": [0, 40], "ys": [-21.0, 3.5]}]
+
+
+def test_a_benchmark_of_several_seeds_is_handed_on(runner, monkeypatch, tmp_path):
+    called = []
+    monkeypatch.setattr("xrl.runners.benchmark.run_benchmark",
+                        lambda *arguments, **keywords: called.append((arguments, keywords)) or str(tmp_path))
+    experiments = runner()
+    assert experiments.benchmark(seeds=3, jobs=2) == tmp_path and experiments.benchmark(seeds=[5, 7]) == tmp_path
+    assert called == [((experiments.resolved, 3), {"jobs": 2}), ((experiments.resolved, [5, 7]), {"jobs": None})]
+    with pytest.raises(ConfigError, match="resume: a benchmark of several seeds goes on by itself"):
+        experiments.benchmark(resume=True, seeds=3)
+    assert len(called) == 2
 
 
 def test_benchmark_without_evaluations_is_refused_before_anything_opens(runner, watched):
