@@ -22,7 +22,7 @@ setup(
     license="MIT",
     license_files=["LICENSE"],
     packages=find_packages(include=["xrl", "xrl.*"]),
-    package_data={"xrl.configs": ["**/*.yaml"], "xrl.player": ["*.html"]},
+    package_data={"xrl.configs": ["**/*.yaml"], "xrl.player": ["*.html"], "xrl.report": ["*.json"]},
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.4",

@@ -34,10 +34,10 @@ from recording import MATMUL_GFLOP, RESULTS, matmul_peak, peak_memory, provenanc
 from xrl.common import accelerate
 from xrl.common.config import load_config
 from xrl.common.row import ActionSpec, ObsSpec
+from xrl.common.stopwatch import Operations
 from xrl.configs.schemas.dreamer_v2 import DreamerV2Config
 from xrl.learners.dreamer_v2 import Batch, DreamerV2Learner
 from xrl.policies.dreamer_v2 import DreamerV2Policy
-from xrl.common.stopwatch import Operations
 
 MIN_SECONDS = 2.0  # of timed updates: short ones are repeated more often than asked for
 BUSY = 100  # times per second that another process took a core from us, above which the seconds are not to be trusted

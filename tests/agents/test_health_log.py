@@ -15,7 +15,7 @@ from gymnasium import spaces
 from tests.agents.examples import Watched, records, same, weights
 from xrl.agents import evaluation, health_log
 from xrl.agents.health_log import film
-from xrl.common.errors import ConfigError, TooManyFailures
+from xrl.common.errors import ConfigError
 from xrl.environment import REGISTRY_ENV
 from xrl.report import health
 from xrl.runners.runner import get_runner
@@ -128,10 +128,7 @@ class Sink:
 
 
 @pytest.mark.parametrize(("env", "names"), [
-    ("toy", ["dream/gif"]),
-    pytest.param("watched", ["dream/png"], marks=pytest.mark.xfail(strict=True, reason=(
-        "Shown.log takes the kind of picture from the first three bytes, which a PNG begins with \\x89PN"))),
-])
+    ("toy", ["dream/gif"]), ("watched", ["dream/png"])])
 def test_the_log_is_given_the_picture_with_its_kind_and_size(workshop, env, names):
     agent = workshop.agent(env=env, env_id="Catch-v0")
     agent.train(25)
@@ -166,8 +163,7 @@ def test_a_film_has_an_end(workshop, monkeypatch):
 def test_an_environment_that_fails_while_it_is_filmed_ends_the_film(workshop, watched):
     agent = workshop.agent(env="drawn")
     watched.trouble, watched.trouble_at = lambda env, result: 1 / 0, 3
-    with pytest.raises(TooManyFailures, match=r"while it was filmed: .*ZeroDivisionError"):
-        agent.film()
+    assert len(agent.film()) == 3
     assert all(made.closed for made in Watched.made[1:])
 
 
@@ -200,15 +196,12 @@ class Letters(Nothing):
         return "a | b"
 
 
-@pytest.mark.parametrize("env", [
-    Nothing, Letters, "watched_raw",
-    pytest.param(Watched, marks=pytest.mark.xfail(strict=True, reason=(
-        "RowEnvs.picture: without any render() the message is that it raised NotImplementedError, without a remedy")))])
+@pytest.mark.parametrize("env", [Nothing, Letters, "watched_raw", Watched])
 def test_an_environment_that_draws_nothing_is_told_what_to_do(workshop, env):
     if not isinstance(env, str):
         REGISTRY_ENV["blank"] = env
     agent = workshop.agent(env=env if isinstance(env, str) else "blank", env_kwargs={"length": 5})
-    with pytest.raises(ConfigError, match=r"render: the environment gives no picture .*; leave render out, or"):
+    with pytest.raises(ConfigError, match=r"render: .*; leave render out, or"):
         film(agent, agent.folder, 0)
 
 
@@ -232,33 +225,38 @@ def warnings_in(text):
     return re.findall(r"^health, frames ([\d,]+): (.+)$", text.replace("\r", "\n"), re.M)
 
 
-def test_what_leaves_its_band_is_said_once(workshop, capsys, monkeypatch):
+@pytest.fixture
+def band(monkeypatch):
+    """One that no run is in."""
     monkeypatch.setattr(health, "YOUNG", 1)
     monkeypatch.setattr(health, "bands", lambda: {"any-v0": {"health/realised_return": [[0, 1e6, 2e6]]}})
+    monkeypatch.setattr(health_log, "task_of", lambda config: config["env_id"])
+
+
+def test_what_leaves_its_band_twice_is_said_once(workshop, capsys, band):
     agent = workshop.agent()
     agent.train(30)
-    agent.test(2)
-    agent.train(10)
-    agent.test(2)
+    for _ in range(3):
+        agent.test(2)
+        agent.train(10)
     ((frames, warning),) = warnings_in(capsys.readouterr().err)
-    assert frames == "30" and warning.startswith("health/realised_return = ")
+    assert frames == "40" and warning.startswith("health/realised_return = ")
     assert "the band of our runs of any-v0 at these frames" in warning
 
 
 def test_a_loss_that_does_not_fall_is_said_while_training(workshop, capsys, monkeypatch):
-    monkeypatch.setattr(health, "FLAT", 3)
+    monkeypatch.setattr(health, "FLAT", 8)
     agent = workshop.agent(log_interval=10, train_every=2, start_training=20, **{"model_opt.lr": 1e-9})
     agent.train(60)
     assert warnings_in(capsys.readouterr().err) == [
-        ("30", "vector loss flat since frame 30: check input normalisation (obs_scale), model_opt.lr")]
+        ("50", "vector loss flat since frame 30: check input normalisation (obs_scale), model_opt.lr")]
 
 
-def test_what_was_warned_of_is_part_of_the_run(workshop, monkeypatch, capsys):
-    monkeypatch.setattr(health, "YOUNG", 1)
-    monkeypatch.setattr(health, "bands", lambda: {"any-v0": {"health/realised_return": [[0, 1e6, 2e6]]}})
+def test_what_was_warned_of_is_part_of_the_run(workshop, band, capsys):
     agents = workshop.agent(), workshop.agent()
     for agent in agents:
         agent.train(30)
+    agents[0].test(2)
     agents[0].test(2)
     state = agents[0].callbacks[2].state_dict(agents[0])
     assert "health/realised_return" in state["warned"] and "model/vector_loss" in state["first"]

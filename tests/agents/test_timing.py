@@ -194,9 +194,7 @@ class Breaks(Callback):
 
 @pytest.mark.parametrize("policy_lag", [0, 1])
 @pytest.mark.parametrize("event", [
-    None, "on_step", "on_train_begin", "on_update", "on_pause",
-    pytest.param("on_train_end", marks=pytest.mark.xfail(strict=True, reason=(
-        "Agent.train_until: timing.end() is not reached where a callback raises in on_train_end")))])
+    None, "on_step", "on_train_begin", "on_update", "on_pause", "on_train_end"])
 def test_nothing_stays_wrapped(workshop, event, policy_lag):
     agent = workshop.agent([] if event is None else [Breaks(event)], policy_lag=policy_lag)
     agent.train(25)

@@ -15,8 +15,8 @@ from xrl.report.scores import (
     Curve,
     atari_env_id,
     find_curves,
-    read_run,
     read_scores,
+    run_curve,
     task_name,
     write_scores,
 )
@@ -100,12 +100,12 @@ def test_no_such_file(tmp_path):
 
 def test_a_run_is_read_from_its_log(tmp_path):
     run = write_run(tmp_path / "run", evaluation(0, 1.0), {"frames": 5, "episode/return": 9.0}, evaluation(20, 2.5))
-    assert read_run(run) == Curve("Catch-v0", "DreamerV2", "4", (0.0, 20.0), (1.0, 2.5))
+    assert run_curve(run) == Curve("Catch-v0", "DreamerV2", "4", (0.0, 20.0), (1.0, 2.5))
 
 
 def test_a_line_that_is_still_being_written_does_not_count(tmp_path):
     run = write_run(tmp_path / "run", evaluation(10, 1.0), json.dumps(evaluation(20, 2.5))[:60])
-    assert read_run(run).xs == (10.0,)
+    assert run_curve(run).xs == (10.0,)
 
 
 @pytest.mark.parametrize(("line", "message"), [
@@ -116,7 +116,7 @@ def test_a_line_that_is_still_being_written_does_not_count(tmp_path):
 def test_a_damaged_log(tmp_path, line, message):
     run = write_run(tmp_path / "run", line, evaluation(10, 1.0))
     with pytest.raises(ConfigError, match=f"metrics.jsonl: {message}"):
-        read_run(run)
+        run_curve(run)
 
 
 def test_an_evaluation_that_was_repeated_replaces_the_one_before(tmp_path):
@@ -124,25 +124,25 @@ def test_an_evaluation_that_was_repeated_replaces_the_one_before(tmp_path):
     log = tmp_path / "logs/DreamerV2/ALE-Pong-v5/run"
     run = write_run(tmp_path / "run", evaluation(10, 1.0), evaluation(20, 3.0), evaluation(20, 2.0), log=log,
                     env_name="atari", env_id="ALE/Pong-v5", log_dir=str(tmp_path / "logs"))
-    assert read_run(run) == Curve("atari_pong", "DreamerV2", "4", (10.0, 20.0), (1.0, 2.0))
+    assert run_curve(run) == Curve("atari_pong", "DreamerV2", "4", (10.0, 20.0), (1.0, 2.0))
 
 
 def test_a_log_that_was_diverted_later_goes_on_from_the_one_before(tmp_path):
     logs = tmp_path / "logs"
     run = write_run(tmp_path / "run", evaluation(20, 2.0), log=logs / "DreamerV2/Catch-v0/run", log_dir=str(logs))
     (run / "metrics.jsonl").write_text(json.dumps(evaluation(10, 1.0)) + "\n")
-    assert read_run(run).xs == (10.0, 20.0)
+    assert run_curve(run).xs == (10.0, 20.0)
 
 
 def test_the_curve_of_a_benchmark_comes_before_its_log(tmp_path):
     curve = {"task": "ALE/MsPacman-v5", "method": "DreamerV2", "seed": 4, "xs": [0, 40], "ys": [1, 2]}
     run = write_run(tmp_path / "run", evaluation(10, 9.0), curve=curve, env_name="atari", env_id="ALE/MsPacman-v5")
-    assert read_run(run) == Curve("atari_ms_pacman", "DreamerV2", "4", (0.0, 40.0), (1.0, 2.0))
+    assert run_curve(run) == Curve("atari_ms_pacman", "DreamerV2", "4", (0.0, 40.0), (1.0, 2.0))
 
 
 def test_what_is_no_run(tmp_path):
     (tmp_path / "empty").mkdir()
-    for read in (read_run, find_curves):
+    for read in (run_curve, find_curves):
         with pytest.raises(ConfigError, match=r"empty: an empty folder \(a run is a folder with config.yaml\); name"):
             read(tmp_path / "empty")
         with pytest.raises(ConfigError, match="nowhere: no such file or folder"):
@@ -153,7 +153,7 @@ def test_what_is_no_run(tmp_path):
         find_curves(write_run(tmp_path / "fresh", {"frames": 5, "episode/return": 9.0}))
     (tmp_path / "fresh/config.yaml").write_text("method: DreamerV2")
     with pytest.raises(ConfigError, match=r"config.yaml: 'env_name' is missing"):
-        read_run(tmp_path / "fresh")
+        run_curve(tmp_path / "fresh")
 
 
 def test_runs_are_found_below_a_folder(tmp_path):

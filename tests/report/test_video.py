@@ -80,10 +80,11 @@ def test_an_mp4_reads_back(tmp_path, height, width):
 
 
 @pytest.mark.parametrize(("height", "width"), [(41, 61), (40, 61), (41, 60)])
-def test_of_odd_sides_a_line_of_pixels_is_left_out(tmp_path, height, width):
+def test_odd_sides_are_made_even_and_nothing_is_left_out(tmp_path, height, width):
     write_mp4(tmp_path / "film.mp4", frames_of(height, width), 30)
     found, _ = read_mp4(tmp_path / "film.mp4")
-    assert [frame.shape for frame in found] == [(40, 60, 3)] * 3
+    assert [frame.shape for frame in found] == [(height + height % 2, width + width % 2, 3)] * 3
+    assert near(found[0][:height, :width], frames_of(height, width)[0], 25)
 
 
 def test_a_film_is_a_gif_and_an_mp4_and_gives_the_gif(tmp_path):

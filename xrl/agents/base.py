@@ -167,8 +167,10 @@ class Agent(ABC, Generic[Config]):
                     print(f"no update was made in {self.agent_steps} agent steps: learning begins after "
                           f"start_training = {self.config.start_training}", file=sys.stderr)
         finally:
-            self.notify("on_train_end")
-            self.timing.end()
+            try:
+                self.notify("on_train_end")
+            finally:
+                self.timing.end()
 
     def step(self) -> None:
         """One step of every environment, and whatever learning is due."""
@@ -359,7 +361,8 @@ class Agent(ABC, Generic[Config]):
         names: list[str] = []
         for callback in self.callbacks:
             kind = type(callback).__name__
-            names.append(kind if kind not in names else f"{kind}_{len(names)}")
+            count = sum(name.partition("#")[0] == kind for name in names)
+            names.append(f"{kind}#{count}" if count else kind)
         return list(zip(names, self.callbacks, strict=True))
 
     def finish(self) -> None:

@@ -13,10 +13,11 @@ from xrl.common.callback import Evaluation
 from xrl.common.errors import TooManyFailures
 from xrl.common.row import Row
 from xrl.environment import RowEnvs
+from xrl.report.drawing import shrunk
 
 # An environment without an end would hold an evaluation for ever.
 LONGEST_EPISODE = 27_000
-LONGEST_FILM = 1_500  # pictures
+LONGEST_FILM = 500  # pictures
 
 
 class Recorder:
@@ -102,16 +103,17 @@ def play(act: Callable[..., tuple[np.ndarray, Any]], state: Any, envs: RowEnvs, 
 
 def play_film(act: Callable[..., tuple[np.ndarray, Any]], state: Any, envs: RowEnvs,
               generator: torch.Generator) -> list[np.ndarray]:
-    """One episode of one environment, as it draws itself: pictures (height, width, 3) of uint8, LONGEST_FILM at most.
+    """One episode of one environment, as it draws itself, or as much of it as came before the environment failed:
+    pictures (height, width, 3) of uint8, LONGEST_FILM at most, all of one size, at most WIDEST wide.
 
     Raises ConfigError if it draws none.
     """
     row = envs.reset()
-    pictures = [envs.picture()]
+    pictures = [shrunk(envs.picture())]
     while not row.is_last[0] and len(pictures) < LONGEST_FILM:
         action, state = act(row, state, generator, explore=False)
         row = envs.step(action)
         if envs.failed:
-            raise TooManyFailures(f"while it was filmed: {envs.failed[-1].detail}")
-        pictures.append(envs.picture())
+            break
+        pictures.append(shrunk(envs.picture(), pictures[0].shape))
     return pictures

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import math
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 from tqdm import tqdm
 
 from xrl.common.callback import Callback, Evaluation
+from xrl.common.errors import EnvironmentFault
 from xrl.common.files import write_atomic
 from xrl.common.inspection import Dream
 from xrl.common.row import ObsSpec
 from xrl.common.seeding import EVALUATION_SEED
 from xrl.environment import make_envs
 from xrl.report.drawing import dream_frames, dream_plot
-from xrl.report.health import Watcher
+from xrl.report.health import Watcher, task_of
 from xrl.report.timing import verdict
 from xrl.report.video import encode_png, write_film
 
@@ -40,11 +43,17 @@ class HealthLog(Callback):
         sizes = {f"model/{kind}_loss": sum(math.prod(spec.shape) for spec in obs_spec.values() if spec.kind == kind)
                  for kind in {spec.kind for spec in obs_spec.values()}}
         self.watcher = Watcher(sizes)
-        self.times: dict[str, float] = {}
+        self.spent: Counter[str] = Counter()  # seconds, by metric key
+        self.first_step = self.last_step = 0
 
     def on_record(self, agent: Agent[Any], record: Mapping[str, float]) -> None:
-        self.times = {name: value for name, value in record.items() if name.startswith("time/")} or self.times
+        steps, self.last_step = agent.agent_steps - self.last_step, agent.agent_steps
+        self.spent.update({name: value * steps for name, value in record.items() if name.startswith("time/")})
         self._warn(agent, record)
+
+    def on_train_begin(self, agent: Agent[Any], target_steps: int) -> None:
+        self.last_step = self.first_step = agent.agent_steps
+        self.spent.clear()
 
     def on_evaluation(self, agent: Agent[Any], evaluation: Evaluation) -> None:
         if (inspection := agent.inspect(evaluation.held_out) if evaluation.held_out else None) is None:
@@ -56,11 +65,13 @@ class HealthLog(Callback):
         self._warn(agent, inspection.metrics)
 
     def on_train_end(self, agent: Agent[Any]) -> None:
-        if self.times and agent.updates:
-            print(f"time: {verdict(self.times, agent.config.model_dump())}", file=sys.stderr)
+        if self.spent and agent.updates:
+            steps = max(1, agent.agent_steps - self.first_step)
+            means = {name: value / steps for name, value in self.spent.items()}
+            print(f"time: {verdict(means, agent.config.model_dump())}", file=sys.stderr)
 
     def _warn(self, agent: Agent[Any], record: Mapping[str, float]) -> None:
-        for warning in self.watcher.see(agent.config.env_id, agent.counters, record):
+        for warning in self.watcher.see(task_of(agent.config.model_dump()), agent.counters, record):
             tqdm.write(f"health, frames {agent.frames:,}: {warning}", file=sys.stderr)
 
     def state_dict(self, agent: Agent[Any]) -> dict[str, Any]:
@@ -83,8 +94,13 @@ class Filming(Callback):
             envs.picture()
 
     def on_evaluation(self, agent: Agent[Any], evaluation: Evaluation) -> None:
-        for shown in film(agent, agent.folder, EVALUATION_SEED):
-            shown.log(agent)
+        try:
+            shown = film(agent, agent.folder, EVALUATION_SEED)
+        except EnvironmentFault as error:  # a film is not worth a run
+            tqdm.write(f"no film: {error}", file=sys.stderr)
+            return
+        for one in shown:
+            one.log(agent)
 
 
 @dataclass(frozen=True)
@@ -96,9 +112,8 @@ class Shown:
     size: tuple[int, int]
 
     def log(self, agent: Agent[Any]) -> None:
-        kind = self.path.name.partition("_")[0]
-        agent.log.opened(agent).write_picture(f"{kind}/{self.data[:3].decode('latin-1').lower()}", self.data, self.size,
-                                              agent.counters)
+        kind, form = self.path.name.partition("_")[0], "gif" if self.data.startswith(b"GIF") else "png"
+        agent.log.opened(agent).write_picture(f"{kind}/{form}", self.data, self.size, agent.counters)
 
 
 def draw_dream(agent: Agent[Any], dream: Dream, folder: Path, kind: str = "dream") -> list[Shown]:
@@ -124,7 +139,7 @@ def _save(agent: Agent[Any], folder: Path, kind: str, frames: list[np.ndarray], 
         else:
             data = encode_png(frames[0])
             write_atomic(path.with_name(f"{path.name}.png"), data, durable=False)
-    except OSError as error:
+    except (OSError, cv2.error) as error:
         print(f"{kind}: no picture: {error}", file=sys.stderr)
         return []
     return [Shown(path, data, frames[0].shape[:2])]

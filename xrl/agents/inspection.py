@@ -44,9 +44,9 @@ class Inspector:
     @torch.no_grad()
     def inspect(self) -> Inspection:
         begin = starts(self.episodes, CONTEXT, STARTS)
-        longest = min(HORIZON, len(self.episodes.valid) - 1 - int(begin[0].min()))
+        longest = min(HORIZON, int((self.episodes.valid.sum(0)[begin[1]] - 1 - begin[0]).max()))
         dreams = open_loop(self.model, self.post, self.episodes, begin, longest, self.generator)
-        parts = [self.horizons(dreams), self.latents(), self.heads(), self.values(), self.returns(dreams)]
+        parts = [self.horizons(dreams), self.latents(), self.heads(), self.values(), self.returns(begin)]
         metrics = {name: value for part in parts for name, value in part[0].items() if np.isfinite(value)}
         return Inspection({f"health/{name}": float(value) for name, value in metrics.items()},
                           {name: value for part in parts for name, value in part[1].items()}, self.dream(dreams))
@@ -115,18 +115,19 @@ class Inspector:
         return ({"value": float(value.mean()), "value_bias": float((value - realised).mean())},
                 {"values": pairs(value, realised)})
 
-    def returns(self, dreams: OpenLoop) -> tuple[dict[str, float], dict[str, Any]]:
-        """What the policy dreams that it will get in ``horizon`` steps, and what it got. Both act by the mode."""
-        policy, steps = self.policy, min(self.horizon, len(dreams.valid))
-        time, episode, valid = dreams.time, dreams.episode, dreams.valid[:steps]
+    def returns(self, begin: tuple[Tensor, Tensor]) -> tuple[dict[str, float], dict[str, Any]]:
+        """What the policy dreams that it will get in ``horizon`` steps from ``begin``, and what it got. Both act by the
+        mode. Where the rows are cut before, nobody knows; where the episode ends, nothing follows."""
+        policy, (time, episode) = self.policy, begin
         state = State(self.post.deter[time, episode], self.post.stoch[time, episode])
-        imagined, goes_on = torch.zeros_like(dreams.error[0]), torch.ones_like(dreams.error[0])
-        for _ in range(steps):
+        imagined, goes_on = torch.zeros_like(time, dtype=torch.float32), torch.ones_like(time, dtype=torch.float32)
+        for _ in range(self.horizon):
             state = policy.dream(state, policy.actor(state.feat).mode(), self.generator)
             imagined = imagined + goes_on * self.model.reward(state.feat)
             goes_on = goes_on * policy.cont(state.feat)
-        rows = (time + torch.arange(1, steps + 1, device=time.device).unsqueeze(1)).clamp(
-            max=len(self.episodes.valid) - 1)
+        ahead = time + torch.arange(1, self.horizon + 1, device=time.device).unsqueeze(1)
+        rows = ahead.clamp(max=len(self.episodes.valid) - 1)
+        valid = (ahead == rows) & self.episodes.valid[rows, episode]
         realised = self.episodes.reward[rows, episode].where(valid, 0.0).sum(0)
         ended = (self.episodes.is_terminal[rows, episode] & valid).any(0)
         whole = (valid.all(0) | ended).cpu().numpy()

@@ -20,7 +20,7 @@ LOOP = {"environment step": ("envs.step",), "policy": ("training_action",), "rep
         "replay sampling": ("replay.sample",), "to the device": ("learner.to_device",), UPDATE: ("learner.update",)}
 WAITING = {"waiting": ("background.finish",)}
 KEYS = {"environment step": "environment", "to the device": "to_device", REST: "rest"}
-TRACED = 8  # the update whose launches are counted: a CUDA graph was captured before
+TRACED = 8  # of the updates here the one whose launches are counted: a CUDA graph was captured before
 
 
 def loop_parts(agent: Agent[Any]) -> dict[str, tuple[str, ...]]:
@@ -47,10 +47,12 @@ class Timing:
         self._stack = ExitStack()
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
         self._launches: int | None = None
+        self._updates = 0  # since ``begin``
 
     def begin(self, agent: Agent[Any]) -> None:
         """Watch ``agent`` until ``end``."""
         self.end()
+        self._updates = 0
         parts = loop_parts(agent)
         self._stack.enter_context(watching(self.watch, agent, parts))
         if UPDATE in parts:
@@ -90,7 +92,8 @@ class Timing:
 
         @functools.wraps(update)
         def timed(batch: Any) -> Any:
-            if self._launches is None and agent.learner.updates >= TRACED:
+            self._updates += 1
+            if self._launches is None and self._updates == TRACED:
                 metrics, self._launches = launches(functools.partial(update, batch), agent.device)
                 return metrics
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))

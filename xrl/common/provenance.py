@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import sys
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,6 +20,15 @@ def provenance() -> dict[str, Any]:
     return {"versions": {"python": platform.python_version(), **{name: version_of(name) for name in PACKAGES}},
             "commit": commit(), "machine": {"system": f"{platform.system()} {platform.machine()}", "cpu": cpu(),
                                             "cores": os.cpu_count()}}
+
+
+def command() -> list[str]:
+    """How this process was started, in words that start it elsewhere."""
+    program, *words = sys.argv
+    name = Path(program).name
+    if name in ("xrl", "xrl.exe") or Path(program) == Path(__file__).parents[1] / "__main__.py":
+        return ["xrl", *words]
+    return ["python", name, *words]
 
 
 def version_of(package: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from xrl.common.errors import ConfigError, ModelFileError, XrlError
+from xrl.common.errors import ConfigError, EnvironmentFault, ModelFileError, XrlError
 from xrl.common.row import ActionSpec, ObsSpec, Row
 from xrl.environment.restarting import Factory, Failure, Restarting, derived_seed
 from xrl.environment.state import Unsaveable
@@ -109,7 +109,11 @@ class RowEnvs:
 
     def picture(self) -> np.ndarray:
         """What the first environment draws, RGB (height, width, 3) of uint8. Raises ConfigError if it draws nothing."""
-        drawn = self._vector.render()
+        try:
+            drawn = self._vector.render()
+        except EnvironmentFault as error:
+            raise ConfigError(f"render: {error}; leave render out, or give the environment a render() for render_mode "
+                              "rgb_array") from error
         picture = np.asarray(drawn[0] if drawn else None)
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
             raise ConfigError("render: the environment gives no picture (height, width, 3) of uint8 for render_mode "

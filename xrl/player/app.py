@@ -191,6 +191,6 @@ def _rounded(values: np.ndarray) -> list[float]:
 
 def _png(picture: np.ndarray) -> bytes:
     scale = min(1.0, _WIDEST_PICTURE / max(picture.shape[:2]))
-    size = (round(picture.shape[1] * scale), round(picture.shape[0] * scale))
+    size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
     small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
     return cv2.imencode(".png", small[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()

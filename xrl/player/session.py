@@ -35,7 +35,8 @@ _LEFT_RIGHT = ["LEFT", "NOOP", "RIGHT"]
 _NAMES = {"CartPole": ["LEFT", "RIGHT"], "Catch": _LEFT_RIGHT, "MountainCar-v0": _LEFT_RIGHT, "Acrobot": _LEFT_RIGHT}
 
 # One environment in this process and no second copy of the networks, however the run was trained.
-_ONE_BY_ONE = {"parallels": 1, "vectorize": "sync", "policy_lag": 0, "compile": "off", "cuda_graph": "off"}
+_ONE_BY_ONE = {"parallels": 1, "vectorize": "sync", "policy_lag": 0, "compile": "off", "cuda_graph": "off",
+               "device": "auto"}
 
 
 @dataclass(frozen=True)
@@ -256,12 +257,10 @@ class DreamSession:
         if not self.renders:
             return None
         try:
-            frames = self.envs.render()
+            return self.envs.picture()
         except XrlError:
             self.renders = False
             return None
-        picture = None if frames is None else frames[0]
-        return picture if isinstance(picture, np.ndarray) and picture.ndim == 3 else None
 
     def close(self) -> None:
         self.envs.close()

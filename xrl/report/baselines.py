@@ -11,6 +11,8 @@ from xrl.common.errors import ConfigError
 from xrl.common.registry import suggestion
 from xrl.report.scores import is_number, read_json
 
+Person = Literal["human_gamer", "human_record"]
+PEOPLE: tuple[Person, Person] = ("human_gamer", "human_record")
 FORM = 'a JSON object {"atari_pong": {"random": -20.7, "human_gamer": 14.6, "human_record": 21.0, ...}, ...}'
 
 # Task -> column -> (what the published baselines.json says, what is right).
@@ -30,8 +32,7 @@ class Baselines:
     scores: Mapping[str, Mapping[str, float]]
     notes: tuple[str, ...] = ()
 
-    def normalise(self, task: str, score: float,
-                  to: Literal["human_gamer", "human_record"] = "human_gamer") -> float:
+    def normalise(self, task: str, score: float, to: Person = "human_gamer") -> float:
         """(score - random) / (to - random): 0 is random play, 1 the gamer or the record. Raises ConfigError if the
         file does not say what they are."""
         random, human = self._score(task, "random"), self._score(task, to)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,20 @@ def differing(config: RunConfig) -> dict[str, Any]:
     return {key: value for key, value in flatten(config).items() if value != usual[key]}
 
 
-def repeat_command(config: RunConfig, command: str = "train") -> str:
-    """The line for a shell that starts this run again.
+def imported(words: Sequence[str]) -> list[str]:
+    """``["--import", MODULE]`` for each of these among the words of a command line: what registers environments and
+    methods of one's own."""
+    modules = [after for word, after in zip(words, words[1:], strict=False) if word == "--import"]
+    modules += [word.partition("=")[2] for word in words if word.startswith("--import=")]
+    return [word for module in modules for word in ("--import", module)]
+
+
+def repeat_command(config: RunConfig, command: str = "train", imports: Sequence[str] = ()) -> str:
+    """The line for a shell that starts this run again. ``imports``: see `imported`.
 
     It resolves to the same configuration.
     """
-    words = ["xrl", command, "--method", config.method, "--env", config.env_name, "--env-id", config.env_id]
+    words = ["xrl", command, *imports, "--method", config.method, "--env", config.env_name, "--env-id", config.env_id]
     given = _plain(config)
     return shlex.join([*words, *(assignment(key, given[key]) for key in differing(config))])
 
@@ -49,15 +57,15 @@ def assignment(key: str, value: Any) -> str:
     return f"{key}={json.dumps(value)}"
 
 
-def run_commands(folder: Path, config: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(what it does, line) of what can be done with a run that is there."""
-    test = ["xrl", "test", "--method", str(config.get("method")), "--env", str(config.get("env_name")),
+def run_commands(folder: Path, config: Mapping[str, Any], imports: Sequence[str] = ()) -> list[tuple[str, str]]:
+    """(what it does, line) of what can be done with a run that is there. ``imports``: see `imported`."""
+    test = ["xrl", "test", *imports, "--method", str(config.get("method")), "--env", str(config.get("env_name")),
             "--env-id", str(config.get("env_id"))]
     if config.get("model_dir") not in (None, "models"):
         test.append(assignment("model_dir", config["model_dir"]))
     run = str(folder)
-    return [("Go on with it, from its newest checkpoint:", shlex.join(["xrl", "train", "--resume", run])),
-            ("Play inside its model:", shlex.join(["xrl", "dream", run])),
+    return [("Go on with it, from its newest checkpoint:", shlex.join(["xrl", "train", *imports, "--resume", run])),
+            ("Play inside its model:", shlex.join(["xrl", "dream", *imports, run])),
             ("Test the best model of the newest run of this method and environment:", shlex.join(test)),
             ("Write this page again:", shlex.join(["xrl", "report", run]))]
 

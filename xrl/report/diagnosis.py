@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -15,6 +15,7 @@ from xrl.report.run_files import Health, RunFiles
 
 MOST_ROWS = 80  # of a table whose rows a file decides on
 SPEEDS = ("fps", "updates_per_s", "gpu_idle", "launches")  # what stands under time/ and is no part of it
+DEVICE = ("time/gpu_idle", "time/launches")
 HUES = 9        # colours of a stacked bar: --p0 to --p8
 LOSSES = (
     ("Image loss", {"model/image_loss": "image"}, "nats per image, summed over pixels"),
@@ -143,16 +144,33 @@ def losses(run: RunFiles) -> Iterator[str]:
 # Time ----------------------------------------------------------------------------------------------------------------
 
 def seconds_by_part(run: RunFiles) -> dict[str, float]:
-    """Metric key time/<part> -> seconds per 1,000 agent steps, over the whole run."""
+    """Metric key time/<part> -> seconds per 1,000 agent steps, of the whole run: a record counts as many times as there
+    are agent steps in it."""
     totals: dict[str, float] = {}
-    covered = last = 0.0
-    for record in run.records:
-        parts = {key: value for key, value in record.items() if is_part(key) and value >= 0}
-        if parts and (steps := record.get("agent_steps", 0.0) - last) > 0:
-            covered, last = covered + steps, last + steps
-            for key, value in parts.items():
+    covered = 0.0
+    for steps, record in _timed(run):
+        covered += steps
+        for key, value in record.items():
+            if is_part(key) and value >= 0:
                 totals[key] = totals.get(key, 0.0) + value * steps
     return {key: total / covered for key, total in list(totals.items())[:MOST_ROWS]}
+
+
+def on_device(run: RunFiles) -> dict[str, float]:
+    """What was measured on a GPU: idle share and launches, of the whole run as above."""
+    found = {key: [(steps, record[key]) for steps, record in _timed(run) if key in record] for key in DEVICE}
+    return {key: sum(steps * value for steps, value in pairs) / sum(steps for steps, _ in pairs)
+            for key, pairs in found.items() if pairs}
+
+
+def _timed(run: RunFiles) -> Iterator[tuple[float, Mapping[str, float]]]:
+    """(agent steps since the one before, record) of those with times."""
+    last = 0.0
+    for record in run.records:
+        steps = record.get("agent_steps", 0.0) - last
+        if steps > 0 and any(is_part(key) and value >= 0 for key, value in record.items()):
+            last += steps
+            yield steps, record
 
 
 def is_part(key: str) -> bool:
@@ -165,8 +183,7 @@ def time_verdict(run: RunFiles) -> tuple[str, str]:
     seconds = seconds_by_part(run)
     if not seconds or run.resolved is None:
         return "unknown", "Where the time goes was not measured yet."
-    device = {key: value for key in ("time/gpu_idle", "time/launches") if not math.isnan(value := run.newest(key))}
-    return "fine", verdict(seconds | device, run.config)
+    return "fine", verdict(seconds | on_device(run), run.config)
 
 
 def timing(run: RunFiles) -> Iterator[str]:
@@ -177,16 +194,19 @@ def timing(run: RunFiles) -> Iterator[str]:
     parts = dict(sorted(((key, value) for key, value in seconds.items() if key.count("/") == 1),
                         key=lambda item: -item[1]))
     whole = sum(parts.values()) or 1.0
-    yield "<p>Seconds per 1,000 agent steps, over the whole run. What is indented is part of the update.</p>"
+    covered = sum(steps for steps, _ in _timed(run))
+    yield (f"<p>Seconds per 1,000 agent steps, the average of the whole run ({covered:,.0f} agent steps). What is "
+           f"indented is part of the update.</p>")
     shown = [(key, value / whole, hue) for hue, (key, value) in enumerate(parts.items()) if value / whole >= 0.005]
     yield '<div class="stack">' + "".join(
         f'<span title="{text(label(key))}" style="width:{100 * share:.1f}%;background:{_color(hue)}"></span>'
         for key, share, hue in shown) + "</div>"
     yield table(["part", "#seconds", "#share"], _time_rows(seconds, parts, whole), "slim")
-    if not math.isnan(idle := run.newest("time/gpu_idle")):
-        yield f"<p>The GPU had no update to work on for {idle:.0%} of the time.</p>"
-    if not math.isnan(launches := run.newest("time/launches")):
-        yield f"<p>The host starts {launches:,.0f} kernels and graphs per update.</p>"
+    device = on_device(run)
+    if "time/gpu_idle" in device:
+        yield f"<p>The GPU had no update to work on for {device['time/gpu_idle']:.0%} of the time.</p>"
+    if "time/launches" in device:
+        yield f"<p>The host starts {device['time/launches']:,.0f} kernels and graphs per update.</p>"
 
 
 def _time_rows(seconds: dict[str, float], parts: dict[str, float], whole: float) -> Iterator[str]:

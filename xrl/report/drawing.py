@@ -14,6 +14,7 @@ from xrl.common.inspection import Dream
 SCALE = 2               # of images
 GAP, TITLE, STRIP = 12, 30, 66  # pixels: between panels, for a line of text, of a chart
 WIDEST_ROW = 4          # charts side by side
+WIDEST = 320            # pixels of a film
 MOST_ENTRIES = 16       # of a vector; further ones are left out
 
 # RGB.
@@ -150,6 +151,14 @@ def _legend(page: np.ndarray, x: int, y: int, more: str = "") -> None:
         text(page, name, x + 24, y)
         x += 24 + 8 * len(name) + GAP
     text(page, f"shaded: seen{more}" if more or x < 200 else "", x, y)
+
+
+def shrunk(picture: np.ndarray, like: tuple[int, ...] | None = None) -> np.ndarray:
+    """A picture (height, width, 3) at most WIDEST wide; ``like``: of that shape instead."""
+    height, width = picture.shape[:2] if like is None else like[:2]
+    scale = min(1.0, WIDEST / width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return picture if size == picture.shape[1::-1] else cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
 
 
 def paper(height: int, width: int) -> np.ndarray:

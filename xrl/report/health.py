@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 # Made by benchmarks/bands.py from our own verified runs: task -> metric -> [frames, lowest, highest] of the runs.
 BANDS = Path(__file__).with_name("bands.json")
+SETTINGS = ("method", "env_name", "gamma", "horizon", "environment.action_repeat", "world_model.reward_scale",
+            "world_model.reward_transform", "world_model.obs_scale")
 ROOM = 0.5         # of a band's width, to either side, for the difference of seeds
 YOUNG = 500        # updates before which nothing is judged by a band,
 UNSETTLED = 5000   # and nothing by a limit: full-size models need thousands until their latents carry anything
@@ -37,7 +39,8 @@ NUMBERS = {
     "reconstruction": Number("squared error of decoding what the model has just seen, per number", _OPEN, "high"),
     **{f"open_loop_{k}": Number(
         f"error after {k} imagined step{'s' if k > 1 else ''}, divided by that of repeating the last observation seen: "
-        "below 1 the model knows what moves", _OPEN, "high", {15: 1.0, 50: 1.0}.get(k)) for k in (1, 5, 15, 50)},
+        "below 1 the model knows what moves (where next to nothing does, a still picture is hard to beat)", _OPEN,
+        "high") for k in (1, 5, 15, 50)},
     **{f"reward_error_{k}": Number(
         f"absolute error of the imagined reward after {k} step{'s' if k > 1 else ''}", _REWARD, "high")
        for k in (1, 15, 50)},
@@ -72,13 +75,27 @@ def explain(key: str) -> str:
     return NUMBERS[key.removeprefix("health/")].meaning
 
 
-def remedy(key: str) -> str:
-    return NUMBERS[key.removeprefix("health/")].remedy
+def task_of(config: Mapping[str, Any]) -> str:
+    """The task by whose bands a run is judged: its env_id if what decides the size of the numbers is as it was in our
+    runs of it, else "", which has none. ``config``: nested."""
+    env_id = str(config.get("env_id"))
+    return env_id if settings_of(config) == _file().get("made_of", {}).get(env_id, {}).get("settings") else ""
+
+
+def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides the size of the numbers, beside the task, as JSON holds it."""
+    def read(dotted: str) -> Any:
+        value: Any = config
+        for name in dotted.split("."):
+            value = value.get(name) if isinstance(value, Mapping) else None
+        return list(value) if isinstance(value, tuple) else value
+
+    return {dotted: read(dotted) for dotted in SETTINGS}
 
 
 def judge(task: str, key: str, frames: int, value: float, updates: int = UNSETTLED) -> str | None:
-    """One sentence of warning if a metric "health/..." has left the band of our runs of ``task`` (env_id), or the limit
-    for any task; None if all is well, or after so few ``updates`` too early to say."""
+    """One sentence of warning if a metric "health/..." has left the band of our runs of ``task`` (see ``task_of``), or
+    the limit for any task; None if all is well, or after so few ``updates`` too early to say."""
     number = NUMBERS.get(key.removeprefix("health/"))
     if number is None or updates < YOUNG:
         return None
@@ -96,7 +113,7 @@ def judge(task: str, key: str, frames: int, value: float, updates: int = UNSETTL
 
 
 def band_of(task: str, key: str, frames: int) -> tuple[float, float] | None:
-    """What is normal at ``frames``: the extremes of our runs at the last evaluation before, and ROOM."""
+    """What is normal at ``frames``: the extremes of our runs around the last evaluation before, and ROOM."""
     points = [point for point in bands().get(task, {}).get(key, ()) if point[0] <= frames]
     if not points:
         return None
@@ -105,47 +122,56 @@ def band_of(task: str, key: str, frames: int) -> tuple[float, float] | None:
     return low - room, high + room
 
 
-@cache
 def bands() -> dict[str, dict[str, list[list[float]]]]:
-    return dict(json.loads(BANDS.read_text(encoding="utf-8"))["bands"]) if BANDS.exists() else {}
+    """Task -> metric -> [frames, lowest, highest]."""
+    return dict(_file().get("bands", {}))
+
+
+@cache
+def _file() -> dict[str, Any]:
+    return dict(json.loads(BANDS.read_text(encoding="utf-8"))) if BANDS.exists() else {}
 
 
 class Watcher:
     """Looks at the records of a run as they are written; gives every warning once until its cause has gone.
 
-    ``sizes``: the numbers in an observation, by the reconstruction loss that sums over them.
+    A number must be off at two records in a row, since a single one is noisy. ``sizes``: the numbers in an observation,
+    by the reconstruction loss that sums over them.
     """
 
     NAMES = {"model/image_loss": "image loss", "model/vector_loss": "vector loss"}
 
     def __init__(self, sizes: Mapping[str, int]) -> None:
         self.sizes = sizes
+        self.suspects: set[str] = set()  # off at their last record
         self.warned: set[str] = set()
-        self.first: dict[str, list[float]] = {}  # loss -> its first mean, and the frames of that; -1 when it has fallen
+        self.first: dict[str, list[float]] = {}  # loss -> its first mean, frames (-1: it has fallen) and updates then
 
     def see(self, task: str, counters: Mapping[str, int], record: Mapping[str, float]) -> list[str]:
         """New warnings about one record; ``counters``: agent_steps, frames, updates."""
         frames, updates = counters["frames"], counters["updates"]
         found = {key: warning for key, value in record.items() if (warning := judge(task, key, frames, value, updates))}
-        found |= {key: warning for key in self.sizes.keys() & record.keys()
-                  if (warning := self._flat(key, counters, record[key]))}
-        fresh = [warning for key, warning in found.items() if key not in self.warned]
-        self.warned = (self.warned - record.keys()) | found.keys()
+        certain = {key: warning for key, warning in found.items() if key in self.suspects}
+        self.suspects = (self.suspects - record.keys()) | found.keys()
+        certain |= {key: warning for key in self.sizes.keys() & record.keys()
+                    if (warning := self._flat(key, counters, record[key]))}
+        fresh = [warning for key, warning in certain.items() if key not in self.warned]
+        self.warned = (self.warned - record.keys()) | certain.keys()
         return fresh
 
     def _flat(self, key: str, counters: Mapping[str, int], loss: float) -> str | None:
         """A reconstruction loss that has never fallen. Once it has, it may stay where it is."""
         above = loss - FLOOR * self.sizes[key]
-        first, since = self.first.setdefault(key, [above, float(counters["frames"])])
+        first, since, begun = self.first.setdefault(key, [above, float(counters["frames"]), float(counters["updates"])])
         if above < (1 - FALLEN) * first or above < NEAR * self.sizes[key]:
             self.first[key][1] = since = -1.0
-        if since < 0 or counters["updates"] < FLAT:
+        if since < 0 or counters["updates"] - begun < FLAT:
             return None
         return f"{self.NAMES[key]} flat since frame {since:,.0f}: check input normalisation (obs_scale), model_opt.lr"
 
     def state_dict(self) -> dict[str, Any]:
-        return {"warned": sorted(self.warned), "first": self.first}
+        return {"suspects": sorted(self.suspects), "warned": sorted(self.warned), "first": self.first}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.warned = set(state["warned"])
+        self.suspects, self.warned = set(state["suspects"]), set(state["warned"])
         self.first = {key: [float(value) for value in values] for key, values in state["first"].items()}

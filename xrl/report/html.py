@@ -15,10 +15,11 @@ from xrl.common.files import write_atomic
 from xrl.common.logger import METRICS
 from xrl.report import charts
 from xrl.report.charts import SMALL, WIDE
-from xrl.report.command import defaults, differing, repeat_command, run_commands
+from xrl.report.command import defaults, differing, imported, repeat_command, run_commands
 from xrl.report.diagnosis import Findings, findings, health, health_verdict, losses, time_verdict, timing
 from xrl.report.page import command, note, page, pairs, picture, row, section, table, text
-from xrl.report.run_files import VIDEOS, RunFiles, read_run
+from xrl.report.run_files import RunFiles, read_run
+from xrl.report.run_log import VIDEOS
 
 REPORT = "report.html"
 MOST_FACTS = 60
@@ -182,13 +183,17 @@ def _value(value: Any) -> str:
 
 
 def commands(run: RunFiles) -> Iterator[str]:
+    argv = run.created.get("command")
+    started = argv if isinstance(argv, list) and all(isinstance(word, str) for word in argv) else []
+    imports = imported(started)
     if run.resolved is not None:
-        line = repeat_command(run.resolved.config, "benchmark" if run.benchmark else "train")
-        yield command(line, "Repeat this run:")
+        script = bool(started) and started[0] != "xrl"
+        yield command(repeat_command(run.resolved.config, "benchmark" if run.benchmark else "train", imports),
+                      "Repeat this run, if the script below registers nothing that it needs:" if script else
+                      "Repeat this run:")
     else:
         yield note("The command to repeat it cannot be said without its configuration; see there.")
-    argv = run.created.get("command")
-    if isinstance(argv, list) and all(isinstance(word, str) for word in argv) and argv:
-        yield command(shlex.join(argv), "It was started with:")
-    for words, line in run_commands(run.folder, run.config):
+    if started:
+        yield command(shlex.join(started), "It was started with:")
+    for words, line in run_commands(run.folder, run.config, imports):
         yield command(line, words)

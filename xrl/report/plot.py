@@ -39,7 +39,7 @@ def plot(*places: str | Path, reference: str | Path | None = None, out: str | Pa
 
     Each seed is a thin line, their mean a thick one, from min to max a band; each method has a colour.
     ``reference``: a file of published scores, whose curves of the same tasks lie beneath, in gray. ``panels``: a panel
-    for each task; without it, several tasks are an error. Raises ConfigError.
+    for each task; without it, several tasks are an error. Raises ConfigError, where the file cannot be written, too.
     """
     path = _checked(Path(out))
     curves = _curves(places)
@@ -54,7 +54,10 @@ def plot(*places: str | Path, reference: str | Path | None = None, out: str | Pa
     figure = _draw(curves, tasks, published)
     data = io.BytesIO()
     figure.savefig(data, format=path.suffix[1:].lower(), dpi=150)
-    write_atomic(path, data.getvalue())
+    try:
+        write_atomic(path, data.getvalue())
+    except OSError as error:
+        raise ConfigError(f"out: {str(path)!r}: cannot be written: {error.strerror}; name another place") from error
     return path
 
 

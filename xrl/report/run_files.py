@@ -5,28 +5,27 @@ from __future__ import annotations
 import json
 import math
 import re
-import stat
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xrl.common.checkpoint import find_checkpoints
 from xrl.common.config import ResolvedConfig, load_config
 from xrl.common.config_files import read_yaml, shown
 from xrl.common.config_keys import flatten
 from xrl.common.errors import ConfigError
 from xrl.common.logger import HEALTH, METRICS
 from xrl.common.run_folder import CONFIG, FACTS, FINAL_MODEL, LOCK
+from xrl.report.run_log import CURVE, VIDEOS, folders_with, is_file, log_folders, log_lines, read_bytes
 
-CURVE, VIDEOS = "curve.json", "videos"
-LARGEST_LOG = 256 * 2**20   # bytes; what comes after is not read
 LARGEST_FILE = 2**20        # bytes of run.json
 LARGEST_PICTURE = 8 * 2**20  # bytes
 LARGEST_NUMBER = 1e100      # in magnitude; charts of larger ones overflow
 LONGEST = 10_000            # entries of a list
 MOST_KEYS = 200             # of a record
+MOST_NAMED = 5              # runs in an error
+LATE = 3                    # intervals of a log, by which one that is there from the start has begun
 PICTURES = {".gif": (b"GIF87a", b"GIF89a"), ".png": (b"\x89PNG\r\n\x1a\n",)}  # how their files begin
 UNSHOWN = ("command", "created", "exact", "not_exact_because")  # of the facts
 LISTS = ("horizon", "open_loop", "still", "reward_error", "kl", "categories")
@@ -64,7 +63,7 @@ class RunFiles:
     """A run folder as it is at this moment.
 
     ``config``: by dotted key. ``resolved``: the same, checked; None where this installation cannot, for the reason
-    ``problem``. ``records`` and ``health``: in the order written. ``facts``: machine and versions.
+    ``problem``. ``logs``: where it logs now. ``records`` and ``health``: in the order written. ``facts``: machine and versions.
     ``created``: run.json. ``pictures``: the newest of each kind. ``started``: seconds since 1970.
     """
 
@@ -97,15 +96,17 @@ class RunFiles:
 def read_run(folder: Path) -> RunFiles:
     """Read what is there. Raises ConfigError where ``folder`` is no run folder."""
     flat, resolved, problem = _read_config(folder)
-    logs, notes = _log_folder(folder, flat), list[str]()
-    records = [_record(line) for line in _lines(logs / METRICS, notes)]
-    health = [_health(line) for line in _lines(logs / HEALTH, notes)]
+    notes: list[str] = []
+    places = log_folders(folder, flat)
+    records = _joined([[_record(line) for line in _lines(place / METRICS, notes)] for place in places])
+    health = [_health(line) for place in places for line in _lines(place / HEALTH, notes)]
+    notes += _missing(records, number(flat.get("log_interval")) + number(flat.get("parallels")))
     created = _read_json(folder / FACTS)
     steps = flat.get("running_steps")
     last = next((record["agent_steps"] for record in reversed(records) if "agent_steps" in record), 0.0)
     written_whole = (folder / FINAL_MODEL).exists()
     return RunFiles(
-        folder, logs, flat, resolved, problem, records, health, _facts(folder, created), created,
+        folder, places[-1], flat, resolved, problem, records, health, _facts(folder, created), created,
         [picture for kind in ("dream", "evaluation") for picture in _newest_pictures(folder / VIDEOS, kind)],
         _started(folder), written_whole and last >= number(steps), _is_locked(folder), (folder / CURVE).exists(), notes)
 
@@ -121,7 +122,7 @@ def number(value: Any) -> float:
 
 def _read_config(folder: Path) -> tuple[dict[str, Any], ResolvedConfig | None, str]:
     path = folder / CONFIG
-    if not _is_file(path):
+    if not is_file(path):
         raise ConfigError(_no_run(folder))
     try:
         resolved = load_config(config_path=path)
@@ -133,9 +134,10 @@ def _read_config(folder: Path) -> tuple[dict[str, Any], ResolvedConfig | None, s
 def _no_run(folder: Path) -> str:
     if not folder.is_dir():
         return f"{folder}: no such folder; name a run folder, e.g. models/DreamerV2/CartPole-v1/seed_1_..."
-    below = sorted(path.parent for pattern in ("*/", "*/*/", "*/*/*/") for path in folder.glob(f"{pattern}{CONFIG}"))
-    runs = [run for run in below if not run.name.startswith(".")]
-    remedy = f"there are {len(runs)} run folders below it, e.g. {runs[-1]}; name one" if runs else "name a run folder"
+    runs = list(folders_with(folder, CONFIG))
+    more = f" and {len(runs) - MOST_NAMED} more" if len(runs) > MOST_NAMED else ""
+    remedy = f"the runs below it are {', '.join(map(str, runs[:MOST_NAMED]))}{more}; name one" if runs else \
+        "name a run folder"
     return f"{folder}: not a run folder, it has no {CONFIG}; {remedy}"
 
 
@@ -147,29 +149,29 @@ def _flat(prefix: str, section: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
-def _log_folder(folder: Path, flat: Mapping[str, Any]) -> Path:
-    """Where metrics.jsonl is written. A run that was moved may have its own log beside it again."""
-    log_dir = flat.get("log_dir")
-    if not isinstance(log_dir, str) or _is_file(folder / METRICS):
-        return folder
-    env_id = str(flat.get("env_id")).replace("/", "-")
-    return Path(log_dir) / str(flat.get("method")) / env_id / folder.absolute().name
-
-
 # Logs ----------------------------------------------------------------------------------------------------------------
 
 def _lines(path: Path, notes: list[str]) -> Iterator[dict[str, Any]]:
-    """The JSON objects of a file; a line that is none, as the last one of a running run may be, is left out."""
-    data = _read(path, LARGEST_LOG)
-    if len(data) == LARGEST_LOG:
-        notes.append(f"Only the first {LARGEST_LOG // 2**20} MiB of {path.name} were read.")
-    for line in data.splitlines():
-        try:
-            content = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(content, dict):
-            yield content
+    """The JSON objects of a file; a line that is none is left out."""
+    return (content for _, content in log_lines(path, notes) if content is not None)
+
+
+def _joined(parts: list[list[Record]]) -> list[Record]:
+    """The records of all parts of a log. Where one begins, what an earlier one says of later steps was made again."""
+    joined: list[Record] = []
+    for part in parts:
+        begin = next((record["agent_steps"] for record in part if "agent_steps" in record), math.inf)
+        joined = [record for record in joined if not record.get("agent_steps", 0.0) >= begin] + part
+    return joined
+
+
+def _missing(records: list[Record], interval: float) -> list[str]:
+    """A sentence where the log begins so late that its beginning must lie elsewhere."""
+    begin = next((record["agent_steps"] for record in records if "agent_steps" in record), 0.0)
+    if not begin > LATE * interval:
+        return []
+    return [f"The log begins at agent step {begin:,.0f}: what the run logged before was not found; log_dir was "
+            f"another one then, perhaps."]
 
 
 def _record(line: Mapping[str, Any]) -> Record:
@@ -194,10 +196,12 @@ def _list(value: Any) -> list[Any]:
 
 
 def _facts(folder: Path, created: Mapping[str, Any]) -> dict[str, str]:
-    """Of the newest checkpoint, and over them those that the run itself wrote down when it began."""
-    checkpoints = find_checkpoints(folder)
-    found = checkpoints[-1].manifest["facts"] if checkpoints else {}
-    return {name: value for name, value in {**_one_level(found), **_one_level(created)}.items() if name not in UNSHOWN}
+    """Those that the run itself wrote down when it began, or else those of its newest checkpoint."""
+    if not (found := created):
+        from xrl.common.checkpoint import find_checkpoints  # brings torch along, which a report can do without
+        checkpoints = find_checkpoints(folder)
+        found = checkpoints[-1].manifest["facts"] if checkpoints else {}
+    return {name: value for name, value in _one_level(found).items() if name not in UNSHOWN}
 
 
 def _one_level(facts: Mapping[str, Any]) -> dict[str, str]:
@@ -209,7 +213,7 @@ def _one_level(facts: Mapping[str, Any]) -> dict[str, str]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(_read(path, LARGEST_FILE) or b"{}")
+        content = json.loads(read_bytes(path, LARGEST_FILE) or b"{}")
     except (ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
@@ -221,13 +225,13 @@ def _newest_pictures(folder: Path, kind: str) -> list[Picture]:
     """videos/<kind>_<frames>.gif and .png, of the most frames."""
     if folder.is_symlink():
         return []
-    paths = [path for path in sorted(folder.glob(f"{kind}_*")) if path.suffix in PICTURES and _is_file(path)]
+    paths = [path for path in sorted(folder.glob(f"{kind}_*")) if path.suffix in PICTURES and is_file(path)]
     newest = max(map(_frames, paths), default=0)
     return [_picture(kind, path) for path in paths if _frames(path) == newest]
 
 
 def _picture(kind: str, path: Path) -> Picture:
-    data, problem = _read(path, LARGEST_PICTURE + 1), ""
+    data, problem = read_bytes(path, LARGEST_PICTURE + 1), ""
     if len(data) > LARGEST_PICTURE:
         problem = f"is larger than {LARGEST_PICTURE // 2**20} MiB; open it in the run folder"
     elif not data.startswith(PICTURES[path.suffix]):
@@ -261,22 +265,3 @@ def _started(folder: Path) -> float:
         return time.mktime(time.strptime(found[1], "%Y%m%d-%H%M%S")) if found else (folder / CONFIG).stat().st_mtime
     except (ValueError, OverflowError, OSError):
         return math.nan
-
-
-def _is_file(path: Path) -> bool:
-    """A file of its own: a link may lead anywhere, and a pipe would keep its reader waiting."""
-    try:
-        return stat.S_ISREG(path.lstat().st_mode)
-    except OSError:
-        return False
-
-
-def _read(path: Path, most: int) -> bytes:
-    """At most ``most`` bytes; none where there is no such file, or it went just now."""
-    try:
-        if _is_file(path):
-            with path.open("rb") as file:
-                return file.read(most)
-    except OSError:
-        pass
-    return b""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import warnings
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,10 @@ from xrl.common.files import write_atomic
 from xrl.common.logger import METRICS
 from xrl.common.registry import suggestion
 from xrl.common.run_folder import CONFIG
+from xrl.report.run_log import CURVE, folders_with, is_file, log_folders, log_lines
 
-SCORES = "scores.json"  # of a benchmark: the curves of all its seeds
-CURVE = "curve.json"    # of one run of a benchmark
+SCORES = "scores.json"  # of a benchmark: the curves of all its seeds (CURVE: of one run)
 RETURN = "eval/return"
-DEEPEST = 7             # folders below a place; what a benchmark leaves in model_dir lies that deep
 FORM = 'a JSON list of {"task": "...", "method": "...", "seed": "...", "xs": [frames, ...], "ys": [scores, ...]}'
 
 
@@ -117,7 +116,7 @@ class _NoEvaluation(ConfigError):
     """A run that has not come to its first evaluation."""
 
 
-def read_run(folder: str | Path) -> Curve:
+def run_curve(folder: str | Path) -> Curve:
     """The evaluations of a run, over frames, of a run that is still being written, too.
 
     Raises ConfigError if ``folder`` is no run, or one without an evaluation.
@@ -125,14 +124,10 @@ def read_run(folder: str | Path) -> Curve:
     folder = Path(folder)
     config = _run_config(folder)
     task = task_name(str(config["env_name"]), str(config["env_id"]))
-    if (folder / CURVE).exists():
-        curve = read_scores(folder / CURVE)[0]
-        return Curve(task, curve.method, curve.seed, curve.xs, curve.ys)
-    name = str(config["env_id"]).replace("/", "-")
-    places = [folder]
-    if config["log_dir"] is not None:
-        places.append(Path(str(config["log_dir"])) / str(config["method"]) / name / folder.absolute().name)
+    if is_file(folder / CURVE):
+        return replace(read_scores(folder / CURVE)[0], task=task)
     points: dict[float, float] = {}
+    places = log_folders(folder, config)
     for path in (place / METRICS for place in places):
         points |= dict(_evaluations(path))  # a later evaluation at the same frames replaces the one before
     if not points:
@@ -147,27 +142,56 @@ def find_curves(place: str | Path) -> list[Curve]:
     """The curves that ``place`` means: a file in the published format, a run, or all of these below a folder.
 
     A folder with SCORES is read from that alone. Runs without an evaluation are left out under a warning, unless there
-    is nothing else. Raises ConfigError.
+    is nothing else. Where two runs have the same seed of a method in a task they are different experiments, which no
+    mean should mix: the methods of these are told apart by the names of the runs. Raises ConfigError, for a file with
+    two curves of one seed, too.
     """
     place = Path(place)
     if place.is_file():
-        return read_scores(place)
-    curves: list[Curve] = []
+        return _one_of_each(place, read_scores(place))
+    found: dict[Path, list[Curve]] = {}
     waiting: list[ConfigError] = []
-    for source in _sources(place):
+    for folder in folders_with(place, SCORES, CONFIG):
         try:
-            curves += read_scores(source) if source.name == SCORES else [read_run(source)]
+            scores = folder / SCORES
+            found[folder] = _one_of_each(scores, read_scores(scores)) if scores.exists() else [run_curve(folder)]
         except _NoEvaluation as error:
             waiting.append(error)
-    if not curves:
+    if not found:
         raise waiting[0] if waiting else ConfigError(_nothing(place))
     for reason in waiting:
         warnings.warn(f"left out: {reason}", stacklevel=2)
+    return _told_apart(place, found)
+
+
+def _one_of_each(path: Path, curves: list[Curve]) -> list[Curve]:
+    """The ``curves``. Raises ConfigError where two are of the same seed, for a mean would take them for two seeds."""
+    first: dict[tuple[str, str, str], int] = {}
+    for index, curve in enumerate(curves):
+        before = first.setdefault((curve.task, curve.method, curve.seed), index)
+        if before != index:
+            raise ConfigError(f"{path}: records {before} and {index} are both of {curve.task}, {curve.method}, seed "
+                              f"{curve.seed}; remove one of them, or give it another method")
     return curves
 
 
+def _told_apart(place: Path, found: Mapping[Path, list[Curve]]) -> list[Curve]:
+    """All curves, with the name of the folder in the method where several folders have the same seed of it."""
+    counts = Counter((curve.task, curve.method, curve.seed) for curves in found.values() for curve in curves)
+    mixed = {key[:2] for key, count in counts.items() if count > 1}
+    short = Counter(folder.name for folder in found)
+
+    def told(folder: Path, curve: Curve) -> Curve:
+        if (curve.task, curve.method) not in mixed:
+            return curve
+        name = folder.name if short[folder.name] == 1 else folder.relative_to(place).as_posix()
+        return replace(curve, method=f"{curve.method} ({name})")
+
+    return [told(folder, curve) for folder, curves in found.items() for curve in curves]
+
+
 def _run_config(folder: Path) -> dict[str, Any]:
-    if not (folder / CONFIG).is_file():
+    if not is_file(folder / CONFIG):
         raise ConfigError(_nothing(folder))
     config = dict(read_yaml(folder / CONFIG))
     if missing := [key for key in ("method", "env_name", "env_id", "seed") if key not in config]:
@@ -183,37 +207,19 @@ def _nothing(place: Path) -> str:
     return f"{place}: {found} (a run is a folder with {CONFIG}); name one, a folder of runs or a file of scores (.json)"
 
 
-def _sources(place: Path) -> Iterator[Path]:
-    """Score files and run folders at ``place`` or below. What lies deeper in those is none of them."""
-    for name, folders, files in os.walk(place):
-        here = Path(name)
-        if SCORES in files or CONFIG in files:
-            yield here / SCORES if SCORES in files else here
-            folders.clear()
-        elif len(here.relative_to(place).parts) >= DEEPEST:
-            folders.clear()
-        folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
-
-
 def _evaluations(path: Path) -> Iterator[tuple[float, float]]:
-    """(frames, mean return) of every evaluation in a log. The last line may be cut short: it is being written."""
-    if not path.exists():
-        return
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    for number, line in enumerate(lines, start=1):
-        if f'"{RETURN}"' not in line:
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            if number == len(lines):
-                return
-            raise ConfigError(f"{path}: line {number} is not JSON ({error}); remove that line") from error
-        frames, score = record.get("frames"), record[RETURN]
+    """(frames, mean return) of every evaluation in a log."""
+    notes: list[str] = []
+    for number, record in log_lines(path, notes, f'"{RETURN}"'):
+        if record is None:
+            raise ConfigError(f"{path}: line {number} is not JSON; remove that line")
+        frames, score = record.get("frames"), record.get(RETURN)
         if not (is_number(frames) and is_number(score)):
             raise ConfigError(f"{path}: line {number}: frames {_brief(frames)} and {RETURN} {_brief(score)} must be "
                               f"finite numbers; remove that line")
         yield float(frames), float(score)
+    for note in notes:
+        warnings.warn(f"{path}: {note}", stacklevel=2)
 
 
 # Names of tasks ------------------------------------------------------------------------------------------------------

@@ -55,8 +55,10 @@ class HumanScores:
 
 
 def final_score(curve: Curve, frames: float | None = None, last: int = 5) -> float:
-    """The mean of the ``last`` points at or before ``frames`` (None: of all). Raises ConfigError if there is none."""
-    ys = [y for x, y in zip(curve.xs, curve.ys, strict=True) if frames is None or x <= frames]
+    """The mean of the ``last`` points at or before ``frames`` (None: of all), without that of the untrained policy, at
+    0 frames, which published curves do not have; unless it is all there is. Raises ConfigError if there is none."""
+    points = [(x, y) for x, y in zip(curve.xs, curve.ys, strict=True) if frames is None or x <= frames]
+    ys = [y for x, y in points if x > 0] or [y for _, y in points]
     if not ys:
         raise ConfigError(f"{curve.task}, {curve.method}, seed {curve.seed}: has no score at or before {frames:,.0f} "
                           f"frames, the first is at {curve.xs[0]:,.0f}; compare at later frames")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from xrl.report.baselines import Baselines
+from xrl.report.baselines import PEOPLE, Baselines, Person
 from xrl.report.scores import Curve
 from xrl.report.statistics import Estimate, Summary, final_score, human_scores, summarise
 
@@ -80,7 +80,7 @@ def score_table(curves: Sequence[Curve], *, frames: float | None = None, baselin
         groups.setdefault((curve.task, curve.method), []).append(curve)
     rows = [_row(group, frames, baselines) for group in groups.values()]
     columns = ["task", "method", "seeds", "mean", "median", "iqm", "min", "max"]
-    notes = ["Score: the mean of a run's last 5 evaluations. iqm: interquartile mean. In brackets: 95% intervals, "
+    notes = ["Score: the mean of a run's last 5 evaluations, that at 0 frames excepted. iqm: interquartile mean. In brackets: 95% intervals, "
              "bootstrapped over seeds."]
     if baselines is not None:
         columns += ["gamer", "record"]
@@ -97,24 +97,25 @@ def _row(curves: list[Curve], frames: float | None, baselines: Baselines | None)
     cells: list[Cell] = [task, curves[0].method, len(scores), summary.mean, summary.median, summary.iqm, min(scores),
                          max(scores)]
     if baselines is not None:
-        cells += [baselines.normalise(task, summary.mean.value, to) for to in ("human_gamer", "human_record")]
+        cells += [baselines.normalise(task, summary.mean.value, to) for to in PEOPLE]
     return (*cells, int(min(_reached(curve, frames) for curve in curves)))
 
 
 def _over_games(curves: list[Curve], frames: float | None, baselines: Baselines) -> list[tuple[Cell, ...]]:
     """Rows with what the normalised scores of one method come to over games."""
     human = human_scores(curves, baselines, frames)
-    gamer, record = (_normalised(curves, frames, baselines, to) for to in ("human_gamer", "human_record"))
+    gamer, record = (_normalised(curves, frames, baselines, to) for to in PEOPLE)
     values: list[tuple[str, Cell, Cell]] = [
         ("median of games", gamer.median, record.median), ("mean of games", gamer.mean, record.mean),
         ("interquartile mean", gamer.iqm, record.iqm),
         ("mean of games, each clipped at 1", None, human.clipped_record_mean)]
     first, reached = curves[0].method, int(min(_reached(curve, frames) for curve in curves))
-    return [(f"{len(human.games)} games: {name}", first, len(curves), None, None, None, None, None, *pair, reached)
+    games = f"{len(human.games)} game{'s' if len(human.games) != 1 else ''}"
+    return [(f"{games}: {name}", first, len(curves), None, None, None, None, None, *pair, reached)
             for name, *pair in values]
 
 
-def _normalised(curves: list[Curve], frames: float | None, baselines: Baselines, to: Any) -> Summary:
+def _normalised(curves: list[Curve], frames: float | None, baselines: Baselines, to: Person) -> Summary:
     scores: dict[str, list[float]] = {}
     for curve in curves:
         value = baselines.normalise(curve.task, final_score(curve, frames), to)

@@ -34,7 +34,8 @@ def verdict(seconds: Mapping[str, float], config: Mapping[str, Any]) -> str:
     if idle is not None and idle > IDLE and name not in ("update", "waiting"):
         sentence = f"The GPU is idle for {idle:.0%}, and {sentence}"
     remedies = {"update": _update, "waiting": _update, "environment": _environment, "policy": _environments,
-                "evaluation": _evaluation, "checkpoint": _checkpoint}
+                "evaluation": _evaluation, "checkpoint": _checkpoint, "inspection": _inspection,
+                "logging": _logging}
     remedy = remedies.get(name)
     helps = remedy(seconds, config) if remedy else "`xrl profile` shows each part of it"
     return sentence + helps + _would_not(parts, name, config) + "."
@@ -70,10 +71,18 @@ def _checkpoint(seconds: Mapping[str, float], config: Mapping[str, Any]) -> str:
     return "a larger checkpoint_every would help"
 
 
+def _inspection(seconds: Mapping[str, float], config: Mapping[str, Any]) -> str:
+    return "a larger eval_interval, or inspect=false and render=false, would help"
+
+
+def _logging(seconds: Mapping[str, float], config: Mapping[str, Any]) -> str:
+    return "a larger log_interval would help"
+
+
 def _would_not(parts: Mapping[str, float], name: str, config: Mapping[str, Any]) -> str:
     """What people try first, where it would bring less than a tenth."""
     if name in ("update", "waiting") and parts.get("environment", 0.0) + parts.get("policy", 0.0) < 0.1:
         return "; more environments would not"
-    if name in ("environment", "policy") and parts.get("update", 0.0) < 0.1:
+    if name in ("environment", "policy") and parts.get("update", 0.0) + parts.get("waiting", 0.0) < 0.1:
         return "; a faster update would not"
     return ""

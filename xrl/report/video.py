@@ -39,14 +39,15 @@ def encode_gif(frames: Sequence[np.ndarray], fps: float) -> bytes:
 def write_mp4(path: Path, frames: Sequence[np.ndarray], fps: float) -> None:
     """Raises OSError where this build of OpenCV has no encoder, or the file cannot be written."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    height, width = frames[0].shape[:2]
+    height, width = (side + side % 2 for side in frames[0].shape[:2])  # encoders want even sides
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
     try:
         writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter_fourcc(*CODEC), fps, (width, height))  # type: ignore
         if not writer.isOpened():
             raise OSError(f"{path}: OpenCV cannot write an MP4 file here (`xrl doctor` says more)")
         for frame in frames:
-            writer.write(np.ascontiguousarray(frame[..., ::-1]))
+            even = np.pad(frame, [(0, height - len(frame)), (0, width - frame.shape[1]), (0, 0)], mode="edge")
+            writer.write(np.ascontiguousarray(even[..., ::-1]))
         writer.release()
         os.replace(temporary, path)
     finally:

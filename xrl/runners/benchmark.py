@@ -23,8 +23,9 @@ from xrl.common.registry import suggestion
 from xrl.common.run_folder import experiment_name, locked
 from xrl.configs.schemas.base import RunConfig
 from xrl.environment import make_envs
+from xrl.report.baselines import PEOPLE, Baselines, read_baselines
 from xrl.report.plot import plot
-from xrl.report.scores import SCORES, Curve, read_run, read_scores, task_name, write_scores
+from xrl.report.scores import SCORES, Curve, read_scores, run_curve, task_name, write_scores
 from xrl.report.statistics import final_score, summarise
 from xrl.report.tables import Table, score_table
 from xrl.runners.resume import FREE
@@ -45,7 +46,7 @@ class SeedsFailed(XrlError, RuntimeError):
 
 
 def run_benchmark(resolved: ResolvedConfig, seeds: int | Sequence[int], *, modules: Sequence[str] = (),
-                  jobs: int | None = None, reference: Path | None = None) -> Path:
+                  jobs: int | None = None, reference: Path | None = None, baselines: Path | None = None) -> Path:
     """Train and test each seed that is not finished yet, then write scores, tables and curves; returns the folder.
 
     Args:
@@ -54,32 +55,54 @@ def run_benchmark(resolved: ResolvedConfig, seeds: int | Sequence[int], *, modul
         modules: imported by each process that trains a seed, because they register environments.
         jobs: seeds at a time; None: as many as cores (or GPUs) and memory allow.
         reference: published scores, drawn beneath the curves.
+        baselines: the published baselines.json: the table has scores normalised by people's, too.
 
     Raises:
-        ConfigError: nothing to benchmark, or the folder holds seeds of other settings.
+        ConfigError: nothing to benchmark, the folder holds seeds of other settings, or the results of the finished
+            seeds cannot be written; that stops no seed.
         SeedsFailed: at least one seed; the others are trained and written down first.
         KeyboardInterrupt, SystemExit: on a signal, when every seed under way has saved a checkpoint.
     """
     config = resolved.config
     numbers = _numbers(seeds, config.seed)
-    _check(config, jobs, reference)
+    people = _check(config, jobs, reference, baselines)
     with make_envs(config, parallels=1) as envs:  # a misspelt environment is named before anything starts
         need = memory_of_a_run(config, envs)
-    folder = Path(config.model_dir) / "benchmarks" / experiment_name(config)
+    folder = benchmark_folder(config)
     folder.mkdir(parents=True, exist_ok=True)
     failed: dict[int, str] = {}
     with locked(folder):
-        _check_same(folder, config)
+        _write_settings(folder, config)
         left = [seed for seed in numbers if not (seed_folder(folder, seed) / RESULT).exists()]
         if len(left) < len(numbers):
             print(f"{folder}: finished earlier: seeds {_listed(set(numbers) - set(left))}", flush=True)
         if left:
             failed = _train(folder, config, left, modules, jobs, need)
-        print(write_results(folder, reference), flush=True)
+        trouble = _finish(folder, reference, people)
     if failed:
         reasons = "; ".join(f"seed {seed}: {reason}" for seed, reason in failed.items())
-        raise SeedsFailed(f"{len(failed)} of {len(numbers)} seeds failed: {reasons}; the same command tries them again")
+        raise SeedsFailed(f"{len(failed)} of {len(numbers)} seeds failed: {reasons}; the same command tries them again"
+                          f"{f'; and {trouble}' if trouble else ''}")
+    if trouble is not None:
+        raise trouble
     return folder
+
+
+def _finish(folder: Path, reference: Path | None, people: Baselines | None) -> XrlError | None:
+    """Write and print what the finished seeds make; returns why it cannot be written, if so."""
+    try:
+        print(write_results(folder, reference, people), flush=True)
+    except OSError as error:
+        return ConfigError(f"{folder}: the results cannot be written: {error}; mend that and give the same command "
+                           f"again: no finished seed is trained again")
+    except XrlError as error:
+        return error
+    return None
+
+
+def benchmark_folder(config: RunConfig) -> Path:
+    """Where the seeds of a configuration lie."""
+    return Path(config.model_dir) / "benchmarks" / experiment_name(config)
 
 
 def _numbers(seeds: int | Sequence[int], first: int) -> list[int]:
@@ -90,15 +113,23 @@ def _numbers(seeds: int | Sequence[int], first: int) -> list[int]:
     return numbers
 
 
-def _check(config: RunConfig, jobs: int | None, reference: Path | None) -> None:
+def _check(config: RunConfig, jobs: int | None, reference: Path | None, baselines: Path | None) -> Baselines | None:
+    """The ``baselines``. Raises ConfigError for what is better known before the training than after it."""
+    task = task_name(config.env_name, config.env_id)
     if jobs is not None and jobs < 1:
         raise ConfigError(f"jobs: {jobs} is too few; train at least 1 seed at a time")
     if config.eval_interval == 0:
         raise ConfigError("eval_interval: 0 leaves nothing to benchmark; give the agent steps between evaluations")
-    if reference is not None:  # a wrong file is better known before the training than after it
-        task, known = task_name(config.env_name, config.env_id), {curve.task for curve in read_scores(reference)}
+    if reference is not None:
+        known = {curve.task for curve in read_scores(reference)}
         if task not in known:
             raise ConfigError(f"{reference}: has no curve of {task};{suggestion(task, known)} leave the reference out")
+    if baselines is None:
+        return None
+    people = read_baselines(baselines)
+    for person in PEOPLE:
+        people.normalise(task, 0.0, person)  # named now if the file lacks it
+    return people
 
 
 # The settings ------------------------------------------------------------------------------------------------------
@@ -110,12 +141,21 @@ def settings_of(config: RunConfig) -> dict[str, Any]:
     return dict(json.loads(json.dumps(flat, default=str)))
 
 
-def _check_same(folder: Path, config: RunConfig) -> None:
+def _write_settings(folder: Path, config: RunConfig) -> None:
     """Write the settings down, or compare them with those that the folder's seeds were trained with."""
-    path, now, made = folder / SETTINGS, settings_of(config), provenance()
+    made, programs = provenance(), check_settings(folder, config)
+    if programs is None:
+        write_atomic(folder / SETTINGS, json_bytes({"config": settings_of(config), **made}))
+    elif programs != {key: made[key] for key in programs}:
+        print(f"{folder}: begun with other versions of the programs; the {RESULT} of each seed has its own", flush=True)
+
+
+def check_settings(folder: Path, config: RunConfig) -> dict[str, Any] | None:
+    """Which programs a benchmark's folder was begun with, None for a new one. Raises ConfigError if its seeds have
+    other settings than ``config``."""
+    path, now = folder / SETTINGS, settings_of(config)
     if not path.exists():
-        write_atomic(path, json_bytes({"config": now, **made}))
-        return
+        return None
     try:
         saved = json.loads(path.read_text())
         then, programs = dict(saved["config"]), {key: saved[key] for key in ("versions", "commit")}
@@ -126,8 +166,7 @@ def _check_same(folder: Path, config: RunConfig) -> None:
         more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
         raise ConfigError(f"{folder}: its seeds have other settings: {named}{more}; go on with the old ones, give "
                           f"another model_dir, or remove the folder")
-    if programs != {key: made[key] for key in programs}:
-        print(f"{folder}: begun with other versions of the programs; the {RESULT} of each seed has its own", flush=True)
+    return programs
 
 
 # Training ----------------------------------------------------------------------------------------------------------
@@ -141,10 +180,14 @@ def _train(folder: Path, config: RunConfig, left: Sequence[int], modules: Sequen
     def ended(seed: int, reason: str | None, rest: Sequence[int]) -> None:
         if reason is not None:
             failed[seed] = reason
-        print(f"seed {seed}: {_outcome(folder, seed) if reason is None else f'FAILED: {reason}'}"
-              f"{f'; left: {_listed(rest)}' if rest else ''}", flush=True)
-        if rest and reason is None:
-            write_results(folder, None)
+        left = f"; left: {_listed(rest)}" if rest else ""
+        try:
+            print(f"seed {seed}: {_outcome(folder, seed) if reason is None else f'FAILED: {reason}'}{left}", flush=True)
+            if rest and reason is None:
+                write_results(folder)
+        except (OSError, XrlError) as error:  # the other seeds go on; in the end it is tried again
+            print(f"seed {seed}: ended, but what the seeds make so far cannot be written: {error}{left}",
+                  file=sys.stderr, flush=True)
 
     for seed in left:
         own = seed_folder(folder, seed)
@@ -199,20 +242,20 @@ def read_result(folder: Path, seed: int) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read: {error!r}; remove it, and its seed is tested again") from error
 
 
-def write_results(folder: Path, reference: Path | None) -> str:
+def write_results(folder: Path, reference: Path | None = None, baselines: Baselines | None = None) -> str:
     """Write what the finished seeds make together: SCORES, TABLE, ROWS, SUMMARY and CURVES; returns the tables, and a
     line for what could not be made because a package is missing."""
     seeds = sorted(int(path.parent.name.removeprefix("seed_")) for path in folder.glob(f"seed_*/{RESULT}"))
     if not seeds:
         return f"{folder}: no seed has finished"
     results = {seed: read_result(folder, seed) for seed in seeds}
-    curves = [read_run(seed_folder(folder, seed) / result["run"]) for seed, result in results.items()]
+    curves = [run_curve(seed_folder(folder, seed) / result["run"]) for seed, result in results.items()]
     write_scores(folder / SCORES, curves)
     by_seed = _by_seed(results, curves)
     shown = [by_seed.markdown()]
 
     def statistics() -> None:
-        table = score_table(curves)
+        table = score_table(curves, baselines=baselines)
         shown.insert(0, table.markdown())
         task = curves[0].task
         samples = {"score": [final_score(curve) for curve in curves],
@@ -221,7 +264,7 @@ def write_results(folder: Path, reference: Path | None) -> str:
         summary = {name: asdict(summarise({task: scores})) for name, scores in samples.items()}
         write_atomic(folder / ROWS, table.csv().encode())
         write_atomic(folder / SUMMARY, json_bytes({"task": task, "method": curves[0].method, **summary,
-                                              "seeds": by_seed.json()["rows"]}))
+                                              "seeds": by_seed.json()["rows"], "table": table.json()}))
 
     missing = [if_installed(statistics), if_installed(lambda: plot(folder, reference=reference, out=folder / CURVES))]
     write_atomic(folder / TABLE, "\n".join(shown).encode())

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Literal
 
 from xrl.common.config import ResolvedConfig, load_config
 from xrl.common.config_files import parse_assignments
@@ -14,15 +13,23 @@ from xrl.common.config_keys import flatten
 from xrl.common.errors import ConfigError
 from xrl.common.files import write_atomic
 from xrl.common.registry import suggestion
-from xrl.report.baselines import Baselines, read_baselines
+from xrl.report.baselines import PEOPLE, Baselines, read_baselines
 from xrl.report.plot import plot
 from xrl.report.scores import ATARI_GAMES, SCORES, Curve, atari_env_id, read_scores, task_name
 from xrl.report.statistics import HumanScores, final_score, human_scores
 from xrl.report.tables import Cell, Table
-from xrl.runners.benchmark import CURVES, IRRELEVANT, SeedsFailed, if_installed, json_bytes, run_benchmark
+from xrl.runners.benchmark import (
+    CURVES,
+    IRRELEVANT,
+    SeedsFailed,
+    benchmark_folder,
+    check_settings,
+    if_installed,
+    json_bytes,
+    run_benchmark,
+)
 
 PASS, FAIL, NOT_COMPARABLE, ERROR = "pass", "fail", "not comparable", "error"
-PEOPLE: tuple[Literal["human_gamer"], Literal["human_record"]] = ("human_gamer", "human_record")
 FEWEST_POINTS = 10  # evaluations of a run
 STILL_THERE = 0.98  # a published seed that ended earlier than this share of the frames is not compared with
 
@@ -118,7 +125,7 @@ def reproduce(name: str, games: str | Sequence[str], seeds: int | Sequence[int],
 
     Raises:
         ConfigError: anything of this is wrong, which is found before the training; or a game's folder holds seeds of
-            other settings.
+            other settings, which is found before, too.
         KeyboardInterrupt, SystemExit: on a signal; the same call goes on.
     """
     request = _request(name, games, Path(reference), frames, baselines, overrides)
@@ -173,6 +180,8 @@ def _request(name: str, games: str | Sequence[str], reference: Path, frames: flo
         raise ConfigError("games: none is named; give names such as pong,boxing, or all")
     published = tuple(curve for curve in read_scores(reference) if curve.method == scores.published_as)
     wanted = tuple(_game(scores, env_id, length, overrides, reference, published) for env_id in ids)
+    for game in wanted:
+        check_settings(benchmark_folder(game.resolved.config), game.resolved.config)
     people = None if baselines is None else read_baselines(baselines)
     if people is not None:
         for game in wanted:
@@ -197,6 +206,8 @@ def _game(scores: ScoreSet, env_id: str, frames: int, overrides: Sequence[str], 
         raise ConfigError(f"frames: {frames:,} is too short for a curve; give {scores.published_as}'s first point, "
                           f"{published[0].xs[0]:,.0f}, or more")
     interval = asked.eval_interval if "eval_interval" in said else min(asked.eval_interval, steps // FEWEST_POINTS)
+    first = min(curve.xs[0] for curve in published if curve.task == task)
+    _check_reach(task, steps, interval, asked.environment.action_repeat, first)
     resolved = load_config(scores.method, scores.env_name, env_id, None,
                            [text for text in overrides if text.partition("=")[0].strip() != "eval_interval"]
                            + [f"running_steps={steps}", f"eval_interval={interval}"])
@@ -205,6 +216,22 @@ def _game(scores: ScoreSet, env_id: str, frames: int, overrides: Sequence[str], 
     differs = tuple(f"{key}: {now[key]} instead of {shipped[key]}" for key in now
                     if key not in IRRELEVANT | {"running_steps"} and now[key] != shipped[key])
     return Game(env_id.removeprefix("ALE/").partition("-")[0], task, resolved, differs)
+
+
+def _check_reach(task: str, steps: int, interval: int, repeat: int, first: float) -> None:
+    """Raises ConfigError where the last evaluation misses the ``first`` published frames that the training reaches;
+    says so where not even that reaches them."""
+    if interval == 0:
+        return  # which the benchmark refuses
+    last = steps // interval * interval * repeat
+    if last >= first:
+        return
+    missed = (f"{task}: not comparable: the last evaluation is at {last:,} frames, the first published point at "
+              f"{first:,.0f}")
+    if steps * repeat >= first:
+        raise ConfigError(f"eval_interval: {interval:,}: {missed}; choose an eval_interval that divides {steps:,} "
+                          f"agent steps, or give more frames")
+    print(f"{missed}; give more frames for a verdict", flush=True)
 
 
 # The report --------------------------------------------------------------------------------------------------------

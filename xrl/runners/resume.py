@@ -12,6 +12,9 @@ from xrl.common.config_keys import flatten
 from xrl.common.errors import CheckpointError, ConfigError
 from xrl.common.run_folder import CONFIG, FINAL_MODEL, check_closed
 from xrl.configs.schemas.base import RunConfig
+from xrl.report.run_log import DEEPEST, folders_with
+
+OWN = 3  # model_dir/<method>/<env_id>/<run>
 
 # Keys that can change without making it another run: how long it is, where it is seen, what it survives.
 FREE = frozenset({
@@ -24,11 +27,12 @@ def find_run(place: str | Path | None, model_dir: str, asked: Callable[[Path], R
     """The folder of the run that ``place`` means, and its configuration with what the user asked for over it.
 
     ``place``: a run folder, or a folder of run folders, of which the newest is meant that agrees with what was asked
-    for; None: ``model_dir``. ``asked(path)``: the configuration in a file, and the user's own words over it.
+    for; None: ``model_dir``. Runs of a benchmark's seeds are not meant: it goes on with them itself.
+    ``asked(path)``: the configuration in a file, and the user's own words over it.
     Raises CheckpointError where there is none, ConfigError where the words would make it another run.
     """
     root = Path(model_dir if place is None else place)
-    folders = run_folders(root)
+    folders = run_folders(root, OWN)
     if not folders:
         raise CheckpointError(_no_run(root))
     reasons, mistakes = [], []
@@ -59,23 +63,20 @@ def find_run(place: str | Path | None, model_dir: str, asked: Callable[[Path], R
 def _no_run(root: Path) -> str:
     run = next((parent for parent in root.absolute().parents if (parent / CONFIG).exists()), None)
     found = "no run" if root.exists() else "no such file or folder, so no run"
-    return (f"{root}: {found} to go on with here (a folder with {CONFIG}){f'; {run} is one' if run else ''}; name "
-            f"another place, or leave resume out to start one")
+    known = f"; {run} is one" if run else "; those of a benchmark go on with it" if run_folders(root) else ""
+    return (f"{root}: {found} to go on with here (a folder with {CONFIG}){known}; name another place, or leave resume "
+            f"out to start one")
 
 
-def run_folders(root: Path) -> list[Path]:
-    """Run folders at ``root`` or below, the one that was written to last first."""
-    if (root / CONFIG).exists():
-        return [root]
-    found = [path.parent for pattern in ("*/", "*/*/", "*/*/*/") for path in root.glob(f"{pattern}{CONFIG}")]
-    # What lies deeper in a run is none (a crash folder); what begins with a dot was not finished being made.
-    runs = [folder for folder in found if not folder.name.startswith(".") and not (folder.parent / CONFIG).exists()]
-    return sorted(runs, key=_last_written, reverse=True)
+def run_folders(root: Path, deepest: int = DEEPEST) -> list[Path]:
+    """Run folders at ``root`` or at most ``deepest`` below (OWN: without those of benchmarks, which lie deeper), the
+    one that was written to last first."""
+    return sorted(folders_with(root, CONFIG, deepest=deepest), key=_last_written, reverse=True)
 
 
 def _last_written(folder: Path) -> float:
     paths = [folder / CONFIG, folder / CHECKPOINTS]
-    return max(path.stat().st_mtime for path in paths if path.exists())
+    return max((path.stat().st_mtime for path in paths if path.exists()), default=0.0)
 
 
 def read_config(folder: Path) -> RunConfig:

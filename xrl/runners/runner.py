@@ -22,7 +22,7 @@ from xrl.common.config_keys import flatten
 from xrl.common.errors import ConfigError, ModelFileError, XrlError
 from xrl.common.files import read_metadata, write_atomic
 from xrl.common.interrupt import OrderlyStop
-from xrl.common.provenance import provenance
+from xrl.common.provenance import command, provenance
 from xrl.common.registry import load
 from xrl.common.run_folder import BEST_MODEL, CONFIG, FACTS, FINAL_MODEL, experiment_name, find_model, locked
 from xrl.common.seeding import TEST_SEED
@@ -281,7 +281,7 @@ def show(agent: Agent[Any], folder: Path, evaluation: Evaluation) -> None:
 
 def write_facts(agent: Agent[Any]) -> None:
     """Beside the configuration: how, when and where a run was begun."""
-    facts = {"created": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "command": sys.argv, **provenance(),
+    facts = {"created": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "command": command(), **provenance(),
              "device": surroundings(agent)["device"], "threads": surroundings(agent)["threads"]}
     write_atomic(agent.folder / FACTS, json.dumps(facts, indent=1).encode())
 
