@@ -244,6 +244,17 @@ def test_what_leaves_its_band_twice_is_said_once(workshop, capsys, band):
     assert "the band of our runs of any-v0 at these frames" in warning
 
 
+def test_of_many_warnings_a_few_are_said(workshop, capsys, band, monkeypatch):
+    names = ("realised_return", "kl", "value", "value_bias", "imagined_return", "reward_bias")
+    monkeypatch.setattr(health, "bands", lambda: {"any-v0": {f"health/{name}": [[0, 1e6, 2e6]] for name in names}})
+    agent = workshop.agent()
+    agent.train(30)
+    agent.test(2)
+    agent.test(2)
+    said = [warning for _, warning in warnings_in(capsys.readouterr().err)]
+    assert len(said) == 4 and said[-1] == f"3 more numbers are off; `xrl report {agent.folder}` shows them"
+
+
 def test_a_loss_that_does_not_fall_is_said_while_training(workshop, capsys, monkeypatch):
     monkeypatch.setattr(health, "FLAT", 8)
     agent = workshop.agent(log_interval=10, train_every=2, start_training=20, **{"model_opt.lr": 1e-9})

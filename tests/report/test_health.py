@@ -60,8 +60,11 @@ def test_only_the_bad_side_of_a_band_is_a_warning(bands, direction, below, above
 def test_a_warning_names_number_band_task_and_remedy(bands):
     bands(reward_calibration=[[0, 1.0, 2.0]])
     assert judge(TASK, "health/reward_calibration", 50, 7.1234) == (
-        f"health/reward_calibration = 7.12 is outside 0.3 to 2.7, the band of our runs of {TASK} at these frames: "
+        f"health/reward_calibration = 7.12 is above 2.7, the top of the band of our runs of {TASK} at these frames: "
         f"{NUMBERS['reward_calibration'].remedy}")
+    bands(value_bias=[[0, 1.0, 2.0]], policy_entropy=[[0, 1.0, 2.0]])
+    assert "is outside 0.3 to 2.7, the band of" in judge(TASK, "health/value_bias", 50, 7.0)
+    assert "is below 0.3, the bottom of the band" in judge(TASK, "health/policy_entropy", 50, 0.1)
 
 
 @pytest.mark.parametrize(("name", "fine", "bad", "side"), [

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from xrl.agents.base import Agent
 
 VIDEOS = "videos"
+MOST_WARNINGS = 4  # lines at a time
 DREAM_FPS, FILM_FPS = 10, 20  # rows, and agent steps, per second
 
 
@@ -71,7 +72,11 @@ class HealthLog(Callback):
             print(f"time: {verdict(means, agent.config.model_dump())}", file=sys.stderr)
 
     def _warn(self, agent: Agent[Any], record: Mapping[str, float]) -> None:
-        for warning in self.watcher.see(task_of(agent.config.model_dump()), agent.counters, record):
+        warnings = self.watcher.see(task_of(agent.config.model_dump()), agent.counters, record)
+        if len(warnings) > MOST_WARNINGS:
+            warnings[MOST_WARNINGS - 1:] = [f"{len(warnings) - MOST_WARNINGS + 1} more numbers are off; `xrl report "
+                                            f"{agent.folder}` shows them"]
+        for warning in warnings:
             tqdm.write(f"health, frames {agent.frames:,}: {warning}", file=sys.stderr)
 
     def state_dict(self, agent: Agent[Any]) -> dict[str, Any]:

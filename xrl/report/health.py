@@ -43,8 +43,7 @@ NUMBERS = {
         "high") for k in (1, 5, 15, 50)},
     **{f"reward_error_{k}": Number(
         f"absolute error of the imagined reward after {k} step{'s' if k > 1 else ''}", _REWARD, "high")
-       for k in (1, 15, 50)},
-    "reward_error_5": Number("absolute error of the imagined reward after 5 steps", _REWARD, "high"),
+       for k in (1, 5, 15, 50)},
     "kl": Number("nats by which an observation surprises the prediction, summed over the latents",
                  "near 0: lower kl.scale; rising without end: raise it", "both"),
     "latents_alive": Number("latents with a KL above 0.01 nats: they carry something",
@@ -103,8 +102,9 @@ def judge(task: str, key: str, frames: int, value: float, updates: int = UNSETTL
     if band is not None:
         low, high = band
         if (value > high and number.bad != "low") or (value < low and number.bad != "high"):
-            return (f"{key} = {value:.3g} is outside {low:.3g} to {high:.3g}, the band of our runs of {task} at these "
-                    f"frames: {number.remedy}")
+            place = {"high": f"above {high:.3g}, the top of", "low": f"below {low:.3g}, the bottom of",
+                     "both": f"outside {low:.3g} to {high:.3g},"}[number.bad]
+            return f"{key} = {value:.3g} is {place} the band of our runs of {task} at these frames: {number.remedy}"
     elif number.limit is not None and updates >= UNSETTLED and (
             value > number.limit if number.bad == "high" else value < number.limit):
         side = "above" if number.bad == "high" else "below"

@@ -10,7 +10,7 @@ PARTS = {"environment": "the environment", "policy": "the policy", "replay_inser
          "replay_sampling": "drawing batches", "to_device": "moving batches to the device", "update": "the update",
          "waiting": "waiting for the update", "evaluation": "evaluations", "inspection": "dreams and health",
          "logging": "logging", "checkpoint": "checkpoints", "callbacks": "callbacks", "rest": "the rest of the loop"}
-LARGE_UPDATE = 0.3  # seconds, above which the products are large enough for bf16 to pay
+LARGE_UPDATE = 1.0  # seconds on a CPU, above which the products are large enough for bf16 to pay
 IDLE = 0.3          # of a GPU's time
 
 
@@ -44,11 +44,12 @@ def verdict(seconds: Mapping[str, float], config: Mapping[str, Any]) -> str:
 def _update(seconds: Mapping[str, float], config: Mapping[str, Any]) -> str:
     updates = 1000 / float(config.get("train_every") or 1)  # per 1,000 agent steps
     each = seconds.get("time/update", seconds.get("time/waiting", 0.0)) / updates
-    if config.get("precision") == "fp32" and each > LARGE_UPDATE:
-        return f"an update takes {each:.2g} s; precision=bf16 would help"
+    shown = f"{each:.2g} s" if each >= 0.2 else f"{1000 * each:.3g} ms"
+    if config.get("precision") == "fp32" and (each > LARGE_UPDATE or "time/gpu_idle" in seconds):
+        return f"an update takes {shown}; precision=bf16 would help"
     if each > LARGE_UPDATE:
-        return f"an update takes {each:.2g} s; only a faster device or a smaller model would help"
-    return f"an update takes {1000 * each:.3g} ms; updating less often (train_every) or a smaller batch would help"
+        return f"an update takes {shown}; only a faster device or a smaller model would help"
+    return f"an update takes {shown}; updating less often (train_every) or a smaller batch would help"
 
 
 def _environment(seconds: Mapping[str, float], config: Mapping[str, Any]) -> str:
