@@ -82,8 +82,8 @@ FLAGS = {"--json": "a", "--seeds": "3", "--jobs": "2", "--reference": "a", "--ba
          "--resume": "a", "--method": "DreamerV2", "--env": "toy", "--env-id": "x", "--config": "a"}
 MEANT = {  # what no command but these has a use for
     "--json": {"profile"}, "--seeds": {"benchmark", "reproduce"}, "--jobs": {"benchmark", "reproduce"},
-    "--reference": {"benchmark", "reproduce", "plot"}, "--baselines": {"reproduce"}, "--games": {"reproduce"},
-    "--frames": {"reproduce"}, "--out": {"report", "plot"}, "--panels": {"plot"}, "--port": {"dream"},
+    "--reference": {"benchmark", "reproduce", "plot"}, "--baselines": {"benchmark", "reproduce"},
+    "--games": {"reproduce"}, "--frames": {"reproduce"}, "--out": {"report", "plot"}, "--panels": {"plot"}, "--port": {"dream"},
     "--host": {"dream"}, "--open": {"dream"}, "--resume": {"train", "benchmark"},
     **{flag: {"train", "test", "benchmark", "profile", "doctor", "config"}
        for flag in ("--method", "--env", "--env-id", "--config")}}
@@ -167,12 +167,13 @@ def test_a_benchmark_of_several_seeds(loaded, monkeypatch, clean_imports, tmp_pa
     (tmp_path / "my_cli_seeds.py").write_text("")
     monkeypatch.chdir(tmp_path)
     assert main(["benchmark", *CATCH, "fps=5", "--seeds", "3", "--jobs", "2", "--reference", "r.json",
-                 "--import", "my_cli_seeds"]) == 0
+                 "--baselines", "b.json", "--import", "my_cli_seeds"]) == 0
     ((target, (resolved, seeds), keywords),) = loaded.called
     assert (target, seeds) == ("xrl.runners.benchmark:run_benchmark", 3) and resolved.config.fps == 5
-    assert keywords == {"modules": ("my_cli_seeds",), "jobs": 2, "reference": Path("r.json")}
+    assert keywords == {"modules": ("my_cli_seeds",), "jobs": 2, "reference": Path("r.json"),
+                        "baselines": Path("b.json")}
     assert main(["benchmark", *CATCH, "--seeds", "1"]) == 0
-    assert loaded.called[-1][2] == {"modules": (), "jobs": None, "reference": None}
+    assert loaded.called[-1][2] == {"modules": (), "jobs": None, "reference": None, "baselines": None}
 
 
 @pytest.mark.parametrize(("words", "message"), [

@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, metavar="N", help="benchmark, reproduce: train N seeds")
     parser.add_argument("--jobs", type=int, metavar="N", help="benchmark, reproduce: seeds side by side; else as fit")
     parser.add_argument("--reference", metavar="PATH", help="plot, benchmark, reproduce: file of published scores")
-    parser.add_argument("--baselines", metavar="PATH", help="reproduce: file of people's scores, to normalise by")
+    parser.add_argument("--baselines", metavar="PATH", help="benchmark, reproduce: people's scores, to normalise by")
     parser.add_argument("--games", help="reproduce: pong,boxing or all")
     parser.add_argument("--frames", type=float, metavar="N", help="reproduce: how far, else as far as was published")
     parser.add_argument("--out", metavar="PATH", help="plot: a .png, .svg or .pdf; report: the file to write")
@@ -123,9 +123,9 @@ def _run(arguments: argparse.Namespace) -> None:
         modules = () if arguments.module is None else (arguments.module,)
         load("xrl.runners.benchmark:run_benchmark")(
             _resolved(arguments), arguments.seeds, modules=modules, jobs=arguments.jobs,
-            reference=_path(arguments.reference))
+            reference=_path(arguments.reference), baselines=_path(arguments.baselines))
         return
-    for flag in ("jobs", "reference"):
+    for flag in ("jobs", "reference", "baselines"):
         if getattr(arguments, flag) is not None:
             raise ConfigError(f"command line: --{flag}: belongs to several seeds; give --seeds too")
     if arguments.resume is not None:
@@ -209,7 +209,7 @@ _COMMANDS = {
     "train": Command("train, then save the final model", _run, (*_EXPERIMENT, "resume")),
     "test": Command("play the newest saved model of this method and env_id; render=true films it", _run, _EXPERIMENT),
     "benchmark": Command("train while evaluating on a fixed grid; with --seeds N several runs, and statistics", _run,
-                         (*_EXPERIMENT, "resume", "seeds", "jobs", "reference")),
+                         (*_EXPERIMENT, "resume", "seeds", "jobs", "reference", "baselines")),
     "reproduce": Command("train games of a published set and say which of its scores came back", _reproduce,
                          ("games", "seeds", "jobs", "reference", "baselines", "frames")),
     "report": Command("write report.html of a run: one file to read, keep and send", _report, ("out",),

@@ -8,7 +8,7 @@ import pytest
 
 from xrl.common.config import load_config
 from xrl.common.config_files import parse_assignments
-from xrl.report.command import assignment, differing, repeat_command, run_commands
+from xrl.report.command import assignment, differing, imported, repeat_command, run_commands
 
 CARTPOLE = ("DreamerV2", "classic_control", "CartPole-v1")
 
@@ -40,6 +40,17 @@ def test_it_names_what_differs_and_nothing_else():
     assert differing(config) == {"preset": "debug", "seed": 7}
     assert repeat_command(config) == ("xrl train --method DreamerV2 --env classic_control --env-id CartPole-v1 "
                                       "preset=debug seed=7")
+
+
+@pytest.mark.parametrize(("words", "modules"), [
+    (["xrl", "train", "--import", "mine.envs", "seed=1"], ["mine.envs"]), (["xrl", "train", "--import=mine"], ["mine"]),
+    (["python", "script.py"], []), (["xrl", "train", "--import"], []), ([], [])])
+def test_modules_of_ones_own_are_imported_again(tmp_path, words, modules):
+    imports = imported(words)
+    line = shlex.split(repeat_command(load_config(*CARTPOLE).config, "train", imports))
+    assert line[2:4] == (["--import", *modules] if modules else ["--method", "DreamerV2"])
+    lines = [shlex.split(line) for _, line in run_commands(tmp_path, {"method": "M"}, imports)]
+    assert [("--import" in line) for line in lines] == [bool(modules)] * 3 + [False]  # the report needs none
 
 
 def test_a_benchmark_is_repeated_as_one():

@@ -6,6 +6,8 @@ import json
 import math
 import os
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 
 import pytest
@@ -190,11 +192,24 @@ def test_time_by_part_is_the_mean_over_steps(tmp_path):
 
 def test_time_shows_shares_and_the_device(tmp_path, quick):
     folder = make_full_run(tmp_path)
-    write_lines(folder / "metrics.jsonl", *records(), {**counters(8000), "time/gpu_idle": 0.37, "time/launches": 1234})
+    device = [{"time/gpu_idle": idle, "time/launches": 1234} for idle in (0.49, 0.33)]
+    write_lines(folder / "metrics.jsonl", *({**record, **(device[record["agent_steps"] > 2000] if "time/fps" in record
+                                                          else {})} for record in records()))
     text = page_of(folder).text
+    assert "the average of the whole run (8,000 agent steps)" in text
     for words in ("update 17 85.0%", "rest 10 50.0%", "actor 7 35.0%", "policy 2 10.0%", "environment 1 5.0%",
                   "all 20 100.0%", "for 37% of the time", "1,234 kernels"):
         assert words in text, words
+
+
+def test_the_verdict_on_time_is_on_the_whole_run(tmp_path, monkeypatch):
+    folder = make_run(tmp_path)
+    write_lines(folder / "metrics.jsonl", {"agent_steps": 3000, "time/update": 10, "time/gpu_idle": 0.8},
+                {"agent_steps": 4000, "time/update": 2, "time/gpu_idle": 0.4})
+    given = []
+    monkeypatch.setattr("xrl.report.timing.verdict", lambda seconds, config: given.append(seconds) or "so")
+    assert diagnosis.time_verdict(read_run(folder)) == ("fine", "so")
+    assert given == [{"time/update": pytest.approx(8), "time/gpu_idle": pytest.approx(0.7)}]
 
 
 def test_time_trained_leaves_pauses_out(tmp_path):
@@ -219,6 +234,7 @@ def test_health_is_judged_once_there_is_something_to_judge(tmp_path, monkeypatch
         return "lower <this>" if key == "health/kl" else None
 
     monkeypatch.setattr("xrl.report.health.judge", judge)
+    monkeypatch.setattr("xrl.report.health.task_of", lambda config: config["env_id"])
     folder = make_run(tmp_path)
     write_lines(folder / "health.jsonl", health_line(1000))  # 250 updates
     assert "Too few updates" in page_of(folder).text and judged == []
@@ -229,6 +245,28 @@ def test_health_is_judged_once_there_is_something_to_judge(tmp_path, monkeypatch
     assert text.index("kl 2.5 warning") < text.index("open_loop_15 0.5 ok")
     monkeypatch.setattr("xrl.report.health.judge", lambda *_: None)
     assert "None of 2 numbers is outside" in page_of(folder).text
+
+
+def test_the_command_to_repeat_it(tmp_path, quick):
+    folder = make_full_run(tmp_path)
+    write_lines(folder / "run.json", {"command": ["xrl", "train", "--import", "mine", "--env", "x"]})
+    text = page_of(folder).text
+    assert "Repeat this run: xrl train --import mine --method DreamerV2" in text
+    assert "It was started with: xrl train --import mine --env x" in text
+    write_lines(folder / "run.json", {"command": ["python", "script.py"]})
+    text = page_of(folder).text
+    assert "Repeat this run, if the script below registers nothing that it needs: xrl train --method" in text
+    assert "It was started with: python script.py" in text
+
+
+def test_a_report_needs_no_torch(tmp_path):
+    """Not even of a run with checkpoints."""
+    folder = make_full_run(tmp_path)
+    (folder / "checkpoints").mkdir()
+    script = ("import sys; sys.modules['torch'] = None; from xrl.report.html import write_report; "
+              "import xrl.report.plot, xrl.report.tables; write_report(sys.argv[1])")
+    done = subprocess.run([sys.executable, "-c", script, str(folder)], capture_output=True, text=True)
+    assert done.returncode == 0 and (folder / "report.html").exists(), done.stderr
 
 
 # The file ------------------------------------------------------------------------------------------------------------

@@ -209,6 +209,22 @@ def test_a_picture_that_cannot_be_made(saved, tmp_path, out, message):
         plot(saved(curve([0, 1], [0, 1])), out=tmp_path / out)
 
 
+def test_a_picture_that_cannot_be_written(saved, figures, tmp_path):
+    (tmp_path / "c.png").mkdir()
+    with pytest.raises(ConfigError, match=r"out: .*c\.png': cannot be written: Is a directory; name another place"):
+        plot(saved(curve([0, 1], [0, 1])), out=tmp_path / "c.png")
+
+
+def test_runs_of_one_seed_are_not_averaged(figures, tmp_path):
+    for name in ("seed_1_a", "seed_1_b"):
+        folder = tmp_path / "models" / name
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_text("{method: m, env_name: e, env_id: t, seed: 1}")
+        (folder / "metrics.jsonl").write_text('{"frames": 1, "eval/return": 2}')
+    plot(tmp_path / "models", out=tmp_path / "c.png")
+    assert labels(figures[0]) == ["m (seed_1_a), seed 1", "m (seed_1_b), seed 1"]
+
+
 def test_nothing_to_draw(tmp_path):
     with pytest.raises(ConfigError, match="name at least one run folder"):
         plot(out=tmp_path / "c.png")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tests.report.runs import gif, health_line, make_full_run, make_run, records
 from xrl.common.checkpoint import Checkpoints, Snapshot
 from xrl.common.errors import ConfigError
 from xrl.common.run_folder import locked
-from xrl.report import run_files
+from xrl.report import run_files, run_log
 from xrl.report.run_files import number, read_run
 
 
@@ -30,9 +31,15 @@ def test_an_empty_folder(tmp_path):
 
 def test_a_folder_of_runs_names_one(tmp_path):
     folder = make_run(tmp_path)
+    benchmark, own = tmp_path / "models/benchmarks/DreamerV2/CartPole-v1", folder.relative_to(tmp_path / "models")
+    seeds = [Path(shutil.copytree(folder, benchmark / f"seed_{number}" / own)) for number in range(6)]
+    with pytest.raises(ConfigError) as caught:
+        read_run(tmp_path / "models/DreamerV2")
+    assert f"the runs below it are {folder}; name one" in str(caught.value)
     with pytest.raises(ConfigError) as caught:
         read_run(tmp_path / "models")
-    assert f"there are 1 run folders below it, e.g. {folder}" in str(caught.value)
+    assert f"the runs below it are {folder}, {seeds[0]}, " in str(caught.value)
+    assert str(caught.value).endswith(" and 2 more; name one")
 
 
 def test_a_configuration_that_is_no_yaml(tmp_path):
@@ -81,9 +88,33 @@ def test_a_log_elsewhere_is_found(tmp_path):
     assert len(run.records) == 24 and len(run.health) == 1
 
 
+def test_a_log_that_was_diverted_goes_on_from_the_one_before(tmp_path):
+    """What the first part holds beyond the checkpoint was made again, and is in the second."""
+    folder = make_run(tmp_path, log_dir=str(tmp_path / "logs"))
+    logs = tmp_path / "logs/DreamerV2/CartPole-v1" / folder.name
+    write_lines(folder / "metrics.jsonl", *({"agent_steps": step, "a": 1} for step in (500, 1000, 1500)))
+    write_lines(logs / "metrics.jsonl", *({"agent_steps": step, "a": 2} for step in (1400, 1900)))
+    write_lines(folder / "health.jsonl", health_line(1000))
+    write_lines(logs / "health.jsonl", health_line(1900))
+    run = read_run(folder)
+    found = [(record["agent_steps"], record["a"]) for record in run.records]
+    assert found == [(500, 1), (1000, 1), (1400, 2), (1900, 2)]
+    assert len(run.health) == 2 and run.notes == [] and run.logs == logs
+
+
+def test_a_log_without_its_beginning_says_so(tmp_path):
+    """As of a run that was resumed without the log_dir that it began with. One line each 500 agent steps."""
+    folder = make_run(tmp_path)
+    write_lines(folder / "metrics.jsonl", {"agent_steps": 12_000, "a": 1}, {"agent_steps": 12_500, "a": 1})
+    (said,) = read_run(folder).notes
+    assert said.startswith("The log begins at agent step 12,000: what the run logged before was not found; log_dir")
+    write_lines(folder / "metrics.jsonl", {"agent_steps": 505, "a": 1}, {"agent_steps": 12_500, "a": 1})
+    assert read_run(folder).notes == []
+
+
 def test_a_long_log_is_cut_and_says_so(tmp_path, monkeypatch):
     folder = make_full_run(tmp_path)
-    monkeypatch.setattr(run_files, "LARGEST_LOG", 1000)
+    monkeypatch.setattr(run_log, "LARGEST_LOG", 1000)
     run = read_run(folder)
     assert 0 < len(run.records) < 24
     assert len(run.notes) == 2 and "metrics.jsonl" in run.notes[0]
@@ -195,7 +226,8 @@ def test_a_pipe_does_not_keep_it_waiting(tmp_path):
 
 def test_a_file_that_goes_between_listing_and_reading(tmp_path, monkeypatch):
     folder = make_full_run(tmp_path)
-    monkeypatch.setattr(run_files, "_is_file", lambda path: True)
+    for module in (run_files, run_log):
+        monkeypatch.setattr(module, "is_file", lambda path: True)
     for path in [folder / "metrics.jsonl", folder / "health.jsonl", folder / "run.json"]:
         path.unlink()
     run = read_run(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import ale_py
@@ -10,6 +11,7 @@ import gymnasium
 import pytest
 
 from xrl.common.errors import ConfigError
+from xrl.report import run_log
 from xrl.report.scores import (
     ATARI_GAMES,
     Curve,
@@ -178,6 +180,52 @@ def test_a_benchmark_is_read_from_its_scores_alone(tmp_path):
     (folder / "scores.json").write_text(json.dumps([RECORD]))
     for place in (tmp_path, folder, folder / "scores.json"):
         assert [curve.task for curve in find_curves(place)] == ["atari_pong"]
+
+
+def test_two_runs_of_one_seed_are_two_experiments(tmp_path):
+    """Nobody knows which of them another seed belongs to: each run of the method has its own name."""
+    for name, seed in (("seed_1_a", 1), ("seed_1_b", 1), ("seed_2_c", 2)):
+        write_run(tmp_path / "DreamerV2/Catch-v0" / name, evaluation(10, 1.0), seed=seed)
+    write_run(tmp_path / "DreamerV2/Other-v0/seed_1_a", evaluation(10, 1.0), seed=1, env_id="Other-v0")
+    assert [(curve.task, curve.method, curve.seed) for curve in find_curves(tmp_path)] == [
+        ("Catch-v0", "DreamerV2 (DreamerV2/Catch-v0/seed_1_a)", "1"), ("Catch-v0", "DreamerV2 (seed_1_b)", "1"),
+        ("Catch-v0", "DreamerV2 (seed_2_c)", "2"), ("Other-v0", "DreamerV2", "1")]
+
+
+def test_the_seeds_of_a_benchmark_stay_together_beside_a_run_of_one_of_them(tmp_path):
+    folder = tmp_path / "benchmarks/DreamerV2/Catch"
+    folder.mkdir(parents=True)
+    record = {**RECORD, "task": "Catch-v0", "method": "DreamerV2"}
+    (folder / "scores.json").write_text(json.dumps([{**record, "seed": "1"}, {**record, "seed": "2"}]))
+    write_run(tmp_path / "DreamerV2/Catch-v0/seed_1_now", evaluation(10, 1.0), seed=1)
+    assert [(curve.method, curve.seed) for curve in find_curves(tmp_path)] == [
+        ("DreamerV2 (seed_1_now)", "1"), ("DreamerV2 (Catch)", "1"), ("DreamerV2 (Catch)", "2")]
+
+
+def test_a_file_with_two_curves_of_one_seed_is_no_two_seeds(tmp_path):
+    path = tmp_path / "scores.json"
+    path.write_text(json.dumps([RECORD, {**RECORD, "seed": "4"}, {**RECORD, "seed": 3}]))
+    for place in (path, tmp_path):
+        with pytest.raises(ConfigError, match=r"scores\.json: records 0 and 2 are both of atari_pong, dreamerv2, "):
+            find_curves(place)
+
+
+def test_links_and_pipes_in_a_run_are_not_read(tmp_path):
+    run = write_run(tmp_path / "run", evaluation(10, 1.0))
+    (tmp_path / "theirs.json").write_text(json.dumps([RECORD]))
+    (run / "curve.json").symlink_to(tmp_path / "theirs.json")
+    assert run_curve(run).xs == (10.0,)
+    (run / "metrics.jsonl").unlink()
+    os.mkfifo(run / "metrics.jsonl")
+    with pytest.raises(ConfigError, match="no evaluation yet"):
+        run_curve(run)
+
+
+def test_a_log_that_is_too_long_says_that_it_was_cut(tmp_path, monkeypatch):
+    run = write_run(tmp_path / "run", *(evaluation(10 * number, 1.0) for number in range(1, 9)))
+    monkeypatch.setattr(run_log, "LARGEST_LOG", 300)
+    with pytest.warns(UserWarning, match=r"run/metrics.jsonl: Only the first .* were read"):
+        assert run_curve(run).xs == (10.0, 20.0, 30.0)
 
 
 # Names ---------------------------------------------------------------------------------------------------------------

@@ -36,6 +36,12 @@ def test_the_final_score_is_the_mean_of_the_last_points():
     assert final_score(curve(1, 2, 3), last=1) == 3.0
 
 
+def test_the_untrained_policy_does_not_count():
+    begun = Curve("t", "m", "1", (0.0, 10.0, 20.0), (-90.0, 1.0, 2.0))
+    assert final_score(begun) == 1.5 and final_score(begun, frames=10) == 1.0
+    assert final_score(begun, frames=9) == -90.0  # all there is
+
+
 def test_the_final_score_at_some_frames():
     assert final_score(curve(1, 2, 9), frames=20) == 1.5  # the point at these very frames counts
     assert final_score(curve(1, 2, 9), frames=19.9) == 1.0

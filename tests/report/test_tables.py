@@ -83,5 +83,5 @@ def test_against_people():
     assert over["2 games: median of games"] == over["2 games: mean of games"] == (1.6875, 1.06875)
     assert over["2 games: interquartile mean"] == pytest.approx(((0.75 + 2.0 + 2.0) / 3, (0.075 + 0.2 + 2.0) / 3))
     assert over["2 games: mean of games, each clipped at 1"] == (None, 0.56875)
-    assert [(row["task"], row["gamer"]) for row in rows[7:8]] == [("1 games: median of games", 0.7)]
+    assert [(row["task"], row["gamer"]) for row in rows[7:8]] == [("1 game: median of games", 0.7)]
     assert "\nx was corrected.\n" in table.markdown()

@@ -91,7 +91,7 @@ def test_the_results_are_those_of_all_seeds(two_seeds):
         (own,) = json.loads(next(folder.glob(f"seed_{seed}/*/*/*/curve.json")).read_text())
         assert (curve["xs"], curve["ys"]) == (own["xs"], own["ys"]) and own["xs"] == [0, 20, 40, 60]
     summary = json.loads((folder / "summary.json").read_text())
-    means = [statistics.fmean(curve["ys"]) for curve in curves]
+    means = [statistics.fmean(curve["ys"][1:]) for curve in curves]  # not the untrained policy's
     assert summary["score"]["mean"]["value"] == pytest.approx(statistics.fmean(means))
     assert [row["score"] for row in summary["seeds"]] == pytest.approx(means)
     tests = [result_of(two_seeds, seed)["best"]["test_mean"] for seed in (1, 2)]
@@ -159,6 +159,52 @@ def test_without_the_packages_of_the_report(finished, monkeypatch, package, kept
     assert kept <= names and not lost & names
 
 
+def test_scores_against_people(finished, baselines, capsys):
+    folder = finished / PLACE
+    run_benchmark(resolved(finished), 2, baselines=baselines)
+    table = json.loads((folder / "summary.json").read_text())["table"]
+    (row, *over), notes = table["rows"], table["notes"]
+    assert row["gamer"] == pytest.approx((row["mean"] - 5) / 10) == pytest.approx(2 * row["record"])
+    assert {line["task"] for line in over} >= {"1 game: median of games", "1 game: mean of games, each clipped at 1"}
+    corrected = "atari_james_bond: human_gamer 29.0 in baselines.json is wrong and was replaced by 302.8"
+    assert any(note.startswith(corrected) for note in notes)
+    assert corrected in (folder / "table.md").read_text() and corrected in capsys.readouterr().out
+    assert ",gamer,gamer_low,gamer_high,record," in (folder / "table.csv").read_text()
+
+
+@pytest.fixture
+def baselines(tmp_path):
+    path = tmp_path / "baselines.json"
+    path.write_text(json.dumps({"CartPole-v1": {"random": 5.0, "human_gamer": 15.0, "human_record": 25.0},
+                                "atari_james_bond": {"random": 29.0, "human_gamer": 29.0}}))
+    return path
+
+
+def full_disk(*_, **__):
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("spoilt", ["write_scores", "plot", "read_result"])
+def test_results_that_cannot_be_written_stop_no_seed(finished, monkeypatch, capsys, spoilt):
+    asked, place = [], str(finished / PLACE)
+
+    def train(folder, left, shares, modules, ended):
+        for seed, rest in ((1, [2, 3]), (2, [3])):
+            asked.append(seed)
+            ended(seed, None, rest)
+
+    monkeypatch.setattr(module, "train_side_by_side", train)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, spoilt, full_disk)
+        with pytest.raises(ConfigError, match=f"{place}: the results cannot be written: .*No space left on device"):
+            run_benchmark(resolved(finished), 3)
+    assert asked == [1, 2] and "what the seeds make so far cannot be written: [Errno 28]" in capsys.readouterr().err
+    monkeypatch.setattr(module, "train_side_by_side", lambda *given: given[-1](3, "log.txt: lost", []))
+    monkeypatch.setattr(module, spoilt, full_disk)
+    with pytest.raises(SeedsFailed, match=r"1 of 3 seeds failed: seed 3: log.txt: lost; .*; and .*No space left"):
+        run_benchmark(resolved(finished), 3)
+
+
 # Mistakes ----------------------------------------------------------------------------------------------------------
 
 
@@ -173,9 +219,13 @@ def test_mistakes_are_found_before_anything_is_trained(tmp_path):
     reference = tmp_path / "reference.json"
     curve = {"task": "CartPole-v0", "method": "x", "seed": "1", "xs": [1], "ys": [1]}
     reference.write_text(json.dumps([curve]))
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps({"CartPole-v0": {"random": 0, "human_gamer": 1, "human_record": 1}}))
     for keys, arguments, message in [
             ({}, {"jobs": 0}, "jobs: 0 is too few"), ({"eval_interval": 0}, {}, "eval_interval: 0 leaves nothing"),
             ({}, {"reference": reference}, "reference.json: has no curve of CartPole-v1; Did you mean 'CartPole-v0'"),
+            ({}, {"baselines": other}, "has no task 'CartPole-v1'. Did you mean 'CartPole-v0'"),
+            ({}, {"baselines": tmp_path / "no.json"}, "no.json: no such file"),
             ({"env_id": "CartPol-v1"}, {}, "env_id: 'CartPol-v1' is unknown"),
             ({"device": "cuda:99"}, {}, "device: 'cuda:99'")]:
         with pytest.raises(ConfigError, match=message):

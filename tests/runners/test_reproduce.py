@@ -187,6 +187,31 @@ def test_mistakes_are_found_before_anything_is_trained(trained, reference, keys,
     assert trained.calls == []
 
 
+def test_a_last_evaluation_that_misses_the_published_curve_is_refused(trained, reference):
+    with pytest.raises(ConfigError, match=r"^eval_interval: 80,000: atari_pong: not comparable: the last evaluation is "
+                                          "at 960,000 frames, the first published point at 1,000,000; choose an "
+                                          "eval_interval that divides 250,000 agent steps"):
+        reproduce("atari-dreamerv2", "pong", 1, reference, 1e6, overrides=["eval_interval=80_000"])
+    assert trained.calls == []
+
+
+def test_too_few_frames_for_a_verdict_are_said_first(trained, reference, capsys):
+    trained.outcome["ALE/Pong-v5"] = ConfigError("stands for the training")
+    with pytest.raises(ConfigError, match="stands for"):
+        reproduce("atari-dreamerv2", "pong", 1, reference, 4e5)
+    assert capsys.readouterr().out.startswith("atari_pong: not comparable: the last evaluation is at 400,000 frames, "
+                                              "the first published point at 1,000,000; give more frames")
+
+
+def test_the_folders_of_all_games_are_compared_before_the_first_is_trained(trained, reference):
+    folder = Path("models/benchmarks/DreamerV2/ALE-Boxing-v5")
+    folder.mkdir(parents=True)
+    (folder / "benchmark.json").write_text(json.dumps({"config": {"gamma": 0.5}, "versions": {}, "commit": None}))
+    with pytest.raises(ConfigError, match=r"ALE-Boxing-v5: its seeds have other settings: gamma was 0.5"):
+        reproduce("atari-dreamerv2", "pong,boxing", 1, reference, 1e6)
+    assert trained.calls == []
+
+
 def test_a_game_without_a_baseline_is_named_first(trained, reference, baselines):
     baselines.write_text(json.dumps({"atari_boxing": {"random": 0, "human_gamer": 1, "human_record": 2}}))
     with pytest.raises(ConfigError, match="has no task 'atari_pong'"):

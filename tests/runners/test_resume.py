@@ -383,6 +383,33 @@ def test_a_crash_folder_is_no_run(runner):
     assert runner(running_steps=160).run(resume=True) == folder
 
 
+def test_runs_of_a_benchmark_are_shown_but_go_on_with_it_alone(runner):
+    models, own = Path(runner().config.model_dir), runner().run()
+    seed = models / "benchmarks/DreamerV2/CartPole-v1/seed_7/DreamerV2/CartPole-v1" / own.name
+    shutil.copytree(own, seed)
+    os.utime(seed / "checkpoints", (4e9, 4e9))
+    assert run_folders(models) == [seed, own]  # the newest one first
+    assert f"{seed}\n" in describe_checkpoints(models / "benchmarks/DreamerV2/CartPole-v1")
+    assert runner(running_steps=160).run(resume=True) == own
+    shutil.rmtree(own)
+    with pytest.raises(CheckpointError, match=r"no run to go on with here .*; those of a benchmark go on with it"):
+        runner().run(resume=True)
+
+
+def test_a_run_that_a_link_leads_to_is_found_once(runner, tmp_path):
+    folder = runner().run()
+    models = folder.parents[2]
+    elsewhere = tmp_path / "elsewhere/DreamerV2/CartPole-v1"
+    elsewhere.mkdir(parents=True)
+    (elsewhere / "linked").symlink_to(folder)
+    (elsewhere / "twice").symlink_to(folder)
+    (elsewhere / "round").symlink_to(tmp_path / "elsewhere")
+    assert run_folders(tmp_path / "elsewhere") == [elsewhere / "linked"]
+    (folder.parent / "damaged").mkdir()
+    (folder.parent / "damaged/config.yaml").symlink_to("nowhere")
+    assert run_folders(models) == [folder, folder.parent / "damaged"]
+
+
 def test_a_run_that_never_had_checkpoints_is_not_begun_again_over_its_models(runner):
     folder = runner(checkpoint_every=0).run()
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}

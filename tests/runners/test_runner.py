@@ -147,10 +147,16 @@ def test_a_benchmark_of_several_seeds_is_handed_on(runner, monkeypatch, tmp_path
                         lambda *arguments, **keywords: called.append((arguments, keywords)) or str(tmp_path))
     experiments = runner()
     assert experiments.benchmark(seeds=3, jobs=2) == tmp_path and experiments.benchmark(seeds=[5, 7]) == tmp_path
-    assert called == [((experiments.resolved, 3), {"jobs": 2}), ((experiments.resolved, [5, 7]), {"jobs": None})]
+    experiments.benchmark(seeds=1, reference="r.json", baselines="b.json")
+    assert [arguments for arguments, _ in called] == [(experiments.resolved, seeds) for seeds in (3, [5, 7], 1)]
+    assert [keywords["jobs"] for _, keywords in called] == [2, None, None]
+    assert called[0][1]["reference"] is called[0][1]["baselines"] is None
+    assert (called[2][1]["reference"], called[2][1]["baselines"]) == (Path("r.json"), Path("b.json"))
+    with pytest.raises(ConfigError, match="callbacks: each seed is a process of its own"):
+        runner(callbacks=[Recorder()]).benchmark(seeds=2)
     with pytest.raises(ConfigError, match="resume: a benchmark of several seeds goes on by itself"):
         experiments.benchmark(resume=True, seeds=3)
-    assert len(called) == 2
+    assert len(called) == 3
 
 
 def test_benchmark_without_evaluations_is_refused_before_anything_opens(runner, watched):

@@ -23,13 +23,13 @@ from xrl.common.seeding import EVALUATION_SEED
 from xrl.environment import make_envs
 from xrl.report.drawing import dream_frames, dream_plot
 from xrl.report.health import Watcher, task_of
+from xrl.report.run_log import VIDEOS
 from xrl.report.timing import verdict
 from xrl.report.video import encode_png, write_film
 
 if TYPE_CHECKING:
     from xrl.agents.base import Agent
 
-VIDEOS = "videos"
 MOST_WARNINGS = 4  # lines at a time
 DREAM_FPS, FILM_FPS = 10, 20  # rows, and agent steps, per second
 

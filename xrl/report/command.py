@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def differing(config: RunConfig) -> dict[str, Any]:
 def imported(words: Sequence[str]) -> list[str]:
     """``["--import", MODULE]`` for each of these among the words of a command line: what registers environments and
     methods of one's own."""
-    modules = [after for word, after in zip(words, words[1:], strict=False) if word == "--import"]
+    modules = [after for word, after in pairwise(words) if word == "--import"]
     modules += [word.partition("=")[2] for word in words if word.startswith("--import=")]
     return [word for module in modules for word in ("--import", module)]
 

@@ -43,16 +43,16 @@ class Findings:
     numbers: dict[str, float]
     warnings: dict[str, str]
     early: bool  # too early to judge
+    compared: bool  # with runs of ours of this task
 
 
 def findings(run: RunFiles) -> Findings:
-    from xrl.report.health import YOUNG, judge
+    from xrl.report.health import YOUNG, judge, task_of
     frames, updates, numbers = _newest_numbers(run)
     early = not updates >= YOUNG
-    where = str(run.config.get("env_id")), 0 if math.isnan(frames) else int(frames)
-    judged = {} if early else {key: judge(where[0], key, where[1], value, int(updates))
-                               for key, value in numbers.items()}
-    return Findings(frames, numbers, {key: words for key, words in judged.items() if words}, early)
+    task, at = task_of(run.config), 0 if math.isnan(frames) else int(frames)
+    judged = {} if early else {key: judge(task, key, at, value, int(updates)) for key, value in numbers.items()}
+    return Findings(frames, numbers, {key: words for key, words in judged.items() if words}, early, bool(task))
 
 
 def _newest_numbers(run: RunFiles) -> tuple[float, float, dict[str, float]]:
@@ -72,6 +72,8 @@ def health_verdict(found: Findings) -> tuple[str, str]:
         return "unknown", "No evaluation has looked at the world model yet."
     if found.early:
         return "unknown", "Too few updates to judge the world model yet."
+    if not found.warnings and not found.compared:
+        return "fine", "No number passes a limit. There are no runs of ours with these settings to compare with."
     if not found.warnings:
         return "fine", f"None of {len(found.numbers)} numbers is outside of what is normal."
     first = next(iter(found.warnings.values()))

@@ -63,8 +63,8 @@ class RunFiles:
     """A run folder as it is at this moment.
 
     ``config``: by dotted key. ``resolved``: the same, checked; None where this installation cannot, for the reason
-    ``problem``. ``logs``: where it logs now. ``records`` and ``health``: in the order written. ``facts``: machine and versions.
-    ``created``: run.json. ``pictures``: the newest of each kind. ``started``: seconds since 1970.
+    ``problem``. ``logs``: where it logs now. ``records`` and ``health``: in the order written. ``facts``: machine and
+    versions. ``created``: run.json. ``pictures``: the newest of each kind. ``started``: seconds since 1970.
     """
 
     folder: Path

@@ -9,8 +9,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from xrl.common.run_folder import CONFIG
-
 CURVE, VIDEOS = "curve.json", "videos"
 DEEPEST = 7  # folders below model_dir lies the run of a benchmark: benchmarks/<method>/<env_id>/seed_1/<the same>/<run>
 LARGEST_LOG = 256 * 2**20  # bytes; what comes after is not read

@@ -213,7 +213,8 @@ def _evaluations(path: Path) -> Iterator[tuple[float, float]]:
     for number, record in log_lines(path, notes, f'"{RETURN}"'):
         if record is None:
             raise ConfigError(f"{path}: line {number} is not JSON; remove that line")
-        frames, score = record.get("frames"), record.get(RETURN)
+        frames: Any = record.get("frames")
+        score: Any = record.get(RETURN)
         if not (is_number(frames) and is_number(score)):
             raise ConfigError(f"{path}: line {number}: frames {_brief(frames)} and {RETURN} {_brief(score)} must be "
                               f"finite numbers; remove that line")

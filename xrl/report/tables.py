@@ -80,8 +80,8 @@ def score_table(curves: Sequence[Curve], *, frames: float | None = None, baselin
         groups.setdefault((curve.task, curve.method), []).append(curve)
     rows = [_row(group, frames, baselines) for group in groups.values()]
     columns = ["task", "method", "seeds", "mean", "median", "iqm", "min", "max"]
-    notes = ["Score: the mean of a run's last 5 evaluations, that at 0 frames excepted. iqm: interquartile mean. In brackets: 95% intervals, "
-             "bootstrapped over seeds."]
+    notes = ["Score: the mean of a run's last 5 evaluations, that at 0 frames excepted. iqm: interquartile mean. In "
+             "brackets: 95% intervals, bootstrapped over seeds."]
     if baselines is not None:
         columns += ["gamer", "record"]
         for method in dict.fromkeys(curve.method for curve in curves):

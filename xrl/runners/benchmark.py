@@ -69,7 +69,10 @@ def run_benchmark(resolved: ResolvedConfig, seeds: int | Sequence[int], *, modul
     with make_envs(config, parallels=1) as envs:  # a misspelt environment is named before anything starts
         need = memory_of_a_run(config, envs)
     folder = benchmark_folder(config)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"model_dir: {folder} cannot be made: {error}; name another one") from error
     failed: dict[int, str] = {}
     with locked(folder):
         _write_settings(folder, config)

@@ -77,14 +77,16 @@ class Runner:
         return self._train(benchmark=False, resume=resume)
 
     def benchmark(self, resume: bool | str | Path = False, *, seeds: int | Sequence[int] | None = None,
-                  jobs: int | None = None) -> Path:
+                  jobs: int | None = None, reference: str | Path | None = None,
+                  baselines: str | Path | None = None) -> Path:
         """A fresh training run, evaluated at step 0 and then every ``eval_interval``; returns the run folder.
 
         Beside the models it writes the curve of evaluations, CURVE, in the form of published scores:
         ``[{task, method, seed, xs, ys}]``, xs in frames, ys mean returns.
 
-        ``seeds``: train so many (or these) instead, ``jobs`` side by side, and write their statistics; see
-        ``run_benchmark``, whose folder is then returned.
+        ``seeds``: train so many (or these) instead, ``jobs`` side by side, and write their statistics, beside the
+        published scores in ``reference`` and normalised by ``baselines``; see ``run_benchmark``, whose folder is then
+        returned.
 
         Raises:
             ConfigError: ``eval_interval`` is 0; ``seeds`` with ``resume``, which they do by themselves, or with
@@ -96,7 +98,9 @@ class Runner:
             if self.callbacks:
                 raise ConfigError("callbacks: each seed is a process of its own, where they cannot be called; leave "
                                   "them out, or train the seeds one by one")
-            return Path(load("xrl.runners.benchmark:run_benchmark")(self.resolved, seeds, jobs=jobs))
+            published, people = (None if place is None else Path(place) for place in (reference, baselines))
+            return Path(load("xrl.runners.benchmark:run_benchmark")(
+                self.resolved, seeds, jobs=jobs, reference=published, baselines=people))
         if self.config.eval_interval == 0:
             raise ConfigError("eval_interval: 0 leaves nothing to benchmark; give the agent steps between evaluations")
         return self._train(benchmark=True, resume=resume)
