@@ -83,8 +83,8 @@ FLAGS = {"--json": "a", "--seeds": "3", "--jobs": "2", "--reference": "a", "--ba
 MEANT = {  # what no command but these has a use for
     "--json": {"profile"}, "--seeds": {"benchmark", "reproduce"}, "--jobs": {"benchmark", "reproduce"},
     "--reference": {"benchmark", "reproduce", "plot"}, "--baselines": {"benchmark", "reproduce"},
-    "--games": {"reproduce"}, "--frames": {"reproduce"}, "--out": {"report", "plot"}, "--panels": {"plot"}, "--port": {"dream"},
-    "--host": {"dream"}, "--open": {"dream"}, "--resume": {"train", "benchmark"},
+    "--games": {"reproduce"}, "--frames": {"reproduce"}, "--out": {"report", "plot"}, "--panels": {"plot"},
+    "--port": {"dream"}, "--host": {"dream"}, "--open": {"dream"}, "--resume": {"train", "benchmark"},
     **{flag: {"train", "test", "benchmark", "profile", "doctor", "config"}
        for flag in ("--method", "--env", "--env-id", "--config")}}
 COMMANDS = [*PATHS, "reproduce", "report", "dream", "plot", "checkpoints", "replay-crash"]

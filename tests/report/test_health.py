@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from xrl.common.config import as_dict, load_config
+from xrl.common.config_keys import flatten
 from xrl.report import health
 from xrl.report.health import FLAT, NUMBERS, UNSETTLED, YOUNG, Watcher, band_of, explain, judge, settings_of, task_of
 
@@ -114,6 +115,7 @@ def test_bands_are_for_runs_with_the_settings_they_were_made_with(monkeypatch):
     other = {**config, "world_model": {**config["world_model"], "reward_scale": 2.0}}
     monkeypatch.setattr(health, "_file", lambda: {"made_of": {"CartPole-v1": {"settings": settings_of(config)}}})
     assert task_of(config) == task_of(load_config("DreamerV2", "classic_control", "CartPole-v1").config.model_dump())
+    assert task_of(flatten(load_config("DreamerV2", "classic_control", "CartPole-v1").config)) == "CartPole-v1"
     assert task_of(config) == "CartPole-v1" and task_of(other) == task_of({**config, "gamma": 0.9}) == ""
     assert task_of({**config, "env_id": "Acrobot-v1"}) == "" and task_of({}) == ""
 

@@ -76,7 +76,7 @@ def explain(key: str) -> str:
 
 def task_of(config: Mapping[str, Any]) -> str:
     """The task by whose bands a run is judged: its env_id if what decides the size of the numbers is as it was in our
-    runs of it, else "", which has none. ``config``: nested."""
+    runs of it, else "", which has none. ``config``: nested, or by dotted key."""
     env_id = str(config.get("env_id"))
     return env_id if settings_of(config) == _file().get("made_of", {}).get(env_id, {}).get("settings") else ""
 
@@ -85,7 +85,7 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """What decides the size of the numbers, beside the task, as JSON holds it."""
     def read(dotted: str) -> Any:
         value: Any = config
-        for name in dotted.split("."):
+        for name in [dotted] if dotted in config else dotted.split("."):
             value = value.get(name) if isinstance(value, Mapping) else None
         return list(value) if isinstance(value, tuple) else value
 
