@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.builders import IMAGE, parameter_count, tiny_config
 from xrl.common import accelerate
-from xrl.common.config import load_config
+from xrl.common.config import load_config, save_config
 from xrl.common.row import ActionSpec
 from xrl.policies.dreamer_v2 import DreamerV2Policy
 
@@ -253,3 +253,46 @@ def test_soak_fits_its_line_to_the_later_part(script, tmp_path):
     soak.draw(record, tmp_path / "soak.png")
     assert (tmp_path / "soak.png").stat().st_size > 10_000
     assert soak.sample(os.getpid())["threads"] >= 1
+
+
+# What is normal, and what it costs to know ---------------------------------------------------------------------------
+
+
+def make_seed(folder, seed, values):
+    """A run folder of a benchmark: health/kl at frames 0, 100, 200, ..."""
+    run = folder / f"seed_{seed}" / "DreamerV2" / "Catch-v0" / f"seed_{seed}_x"
+    run.mkdir(parents=True)
+    save_config(load_config("DreamerV2", "toy", "Catch-v0").config, run / "config.yaml")
+    (run / "run.json").write_text(json.dumps({"commit": "abc", "versions": {}}))
+    lines = [{"agent_steps": 100 * i, "frames": 100 * i, "updates": 1000, "metrics": {"health/kl": value}}
+             for i, value in enumerate(values)]
+    (run / "health.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return run
+
+
+def test_bands_are_the_extremes_of_the_seeds_around_each_evaluation(script, tmp_path, monkeypatch, capsys):
+    bands = script("bands")
+    rows = {1: [1, 2, 3, 4, 5, 6], 2: [2, 2, 2, 2, 2, 2], 3: [9, 1, 1, 1, 1, 1, 1]}  # the third is longer
+    for seed, values in rows.items():
+        make_seed(tmp_path, seed, values)
+    monkeypatch.setattr(bands, "BANDS", tmp_path / "bands.json")
+    monkeypatch.setattr(sys, "argv", ["bands.py", str(tmp_path)])
+    bands.main()
+    found = json.loads((tmp_path / "bands.json").read_text())
+    assert found["bands"]["Catch-v0"]["health/kl"] == [
+        [0, 1, 9], [100, 1, 9], [200, 1, 9], [300, 1, 6], [400, 1, 6], [500, 1, 6]]
+    assert found["made_of"]["Catch-v0"]["seeds"] == 3 and found["made_of"]["Catch-v0"]["settings"]["gamma"] == 0.98
+    assert capsys.readouterr().out.startswith("Catch-v0: 1 metrics of 3 seeds; warnings by the bands of the others: [")
+
+
+def test_the_cost_of_being_shown_is_a_share_of_all_that_was_spent(script, tmp_path):
+    overhead = script("overhead")
+    run = make_seed(tmp_path, 4, [1])
+    spent = {"time/update": 8, "time/inspection": 1.5, "time/logging": 0.5, "time/rest": 0, "time/update/actor": 3}
+    lines = [{"agent_steps": steps, "updates": steps // 5, **spent} for steps in (500, 1000)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    row = overhead.measure(run, entry=1e-5)
+    assert (row["seconds"], row["inspection"], row["logging"]) == pytest.approx((10, 0.15, 0.05))
+    assert row["timing"] == pytest.approx(1e-5 * (8 * 1000 + 14 * 200) / 10)
+    assert row["all"] == pytest.approx(row["inspection"] + row["timing"]) and row["seed"] == 1
+    assert 0 < overhead.seconds_of_an_entry() < 1e-3
