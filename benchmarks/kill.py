@@ -5,7 +5,7 @@
 Each case is a small run that checkpoints often and whose replay wraps. It is trained once without disturbance; then
 again and again, killed after a random time (in a quarter of the trials while a checkpoint is being written), and
 resumed to the end with `xrl train --resume`. Compared are every array of the last checkpoint (weights, optimisers,
-generators, latent states, environments), every row of the replay, and the log without its wall-clock keys. Writes
+generators, latent states, environments), every row of the replay, the log without its wall-clock keys, and what was seen of the world model's health. Writes
 benchmarks/results/kill.json and prints a Markdown table.
 """
 
@@ -32,7 +32,7 @@ from recording import RESULTS, provenance
 from safetensors.numpy import load_file
 
 from xrl.common.checkpoint import REPLAY, find_checkpoints
-from xrl.common.logger import EVENTS, METRICS
+from xrl.common.logger import EVENTS, HEALTH, METRICS
 
 TINY = ["preset=debug", "buffer_size=300", "checkpoint_every=30", "device=cpu"]
 CASES: dict[str, list[str]] = {
@@ -160,7 +160,7 @@ def outcome(run: Path) -> dict[str, str]:
     return {"counters": json.dumps(checkpoint.counters), "parameters": digest(arrays_of(weights)),
             "state": digest([*arrays_of(arrays), json.dumps(tree, sort_keys=True).encode()]),
             "replay": digest(rows_of(run, replay)), "log": digest(log_of(run)),
-            "tensorboard": digest(events_of(run))}
+            "tensorboard": digest(events_of(run)), "health": digest([(run / HEALTH).read_bytes()])}
 
 
 def digest(parts: Any) -> str:
