@@ -4,7 +4,7 @@
 
 Of every health metric of a task: the lowest and the highest value of the seeds at each evaluation and NEAR ones to
 either side of it. `judge` in xrl/report/health.py gives them room. The file says which runs it was made of. Printed is
-how often each run would be warned by the bands of the others.
+how often each run would be warned by the bands of the others, and the table in docs/health.md.
 """
 
 from __future__ import annotations
@@ -40,6 +40,18 @@ def main() -> None:
         print(f"{task}: {len(found['bands'][task])} metrics of {len(runs)} seeds; warnings by the bands of the others:",
               [len(warnings(run, task, [other for other in runs if other != run])) for run in runs])
     write_atomic(BANDS, (in_lines(found) + "\n").encode())
+    print("\n" + table(found["bands"]))
+
+
+def table(found: dict[str, dict[str, list[list[float]]]]) -> str:
+    """Markdown: the bands at the end of a run, as docs/health.md shows them."""
+    names = list(dict.fromkeys(f"health/{name}" for name in health.NUMBERS))
+    lines = [f"| number | {' | '.join(found)} |", "|---|" + "---|" * len(found)]
+    for name in names:
+        cells = [f"{metrics[name][-1][1]:g} to {metrics[name][-1][2]:g}" if name in metrics else "-"
+                 for metrics in found.values()]
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def in_lines(found: dict[str, Any]) -> str:

@@ -5,8 +5,8 @@
 Each case is a small run that checkpoints often and whose replay wraps. It is trained once without disturbance; then
 again and again, killed after a random time (in a quarter of the trials while a checkpoint is being written), and
 resumed to the end with `xrl train --resume`. Compared are every array of the last checkpoint (weights, optimisers,
-generators, latent states, environments), every row of the replay, the log without its wall-clock keys, and what was seen of the world model's health. Writes
-benchmarks/results/kill.json and prints a Markdown table.
+generators, latent states, environments), every row of the replay, the log without its wall-clock keys, and what was
+seen of the world model's health. Writes benchmarks/results/kill.json and prints a Markdown table.
 """
 
 from __future__ import annotations

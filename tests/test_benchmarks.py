@@ -285,6 +285,12 @@ def test_bands_are_the_extremes_of_the_seeds_around_each_evaluation(script, tmp_
     assert capsys.readouterr().out.startswith("Catch-v0: 1 metrics of 3 seeds; warnings by the bands of the others: [")
 
 
+def test_the_docs_show_the_bands_at_the_end_of_a_run(script):
+    bands = script("bands")
+    page = (BENCHMARKS.parent / "docs" / "health.md").read_text(encoding="utf-8")
+    assert bands.table(json.loads(bands.BANDS.read_text())["bands"]) in page
+
+
 def test_the_cost_of_being_shown_is_a_share_of_all_that_was_spent(script, tmp_path):
     overhead = script("overhead")
     run = make_seed(tmp_path, 4, [1])
