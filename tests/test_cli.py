@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 import xrl
-from xrl.__main__ import main
+from xrl.__main__ import _parser, main
 from xrl.common.errors import NumericalError
 from xrl.common.registry import load
 
@@ -194,8 +194,32 @@ def test_a_flag_of_another_command_is_refused_by_name(loaded, capsys, command):
         assert main([command, *paths, flag, *([value] if value else [])]) == 2
         told = capsys.readouterr().err
         assert told.startswith(f"xrl: error: command line: {flag}: {command} has no use for it; it belongs to "), flag
-        assert set(told.strip().rpartition("belongs to ")[2].split(" and ")) == MEANT[flag]
+        users = told.strip().rpartition("belongs to ")[2].replace(" and ", ", ")
+        assert set(users.split(", ")) == MEANT[flag]
     assert loaded.called == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_has_help_of_its_own(loaded, capsys, command):
+    """With its flags and no others, and an example that the parser takes."""
+    assert main([command, "--help"]) == 0
+    told = capsys.readouterr().out
+    assert {flag for flag in FLAGS if f" {flag} " in told.partition("options:")[2]} == {
+        flag for flag in FLAGS if command in MEANT[flag]}
+    example = next(line for line in told.splitlines() if line.startswith("example: xrl "))
+    assert _parser().parse_intermixed_args(example.split()[2:]).command == command
+    assert loaded.called == []
+
+
+def test_no_command_is_told_how_to_get_help(capsys):
+    with pytest.raises(SystemExit):
+        main([])
+    assert capsys.readouterr().err.endswith("xrl: error: name a command; `xrl --help` lists them\n")
+
+
+def test_a_path_is_no_key(loaded, capsys):
+    assert main(["report", "seed=3"]) == 2
+    assert "report: 'seed=3' is no path; report takes no keys" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["report", "dream", "checkpoints", "replay-crash"])

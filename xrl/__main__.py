@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import xrl
 from xrl.common.config import ResolvedConfig, describe, load_config
@@ -25,13 +26,21 @@ class Command:
     text: str
     run: Callable[[argparse.Namespace], int | None]
     flags: tuple[str, ...]
+    example: str
     paths: tuple[int, int, str] | None = None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 2 for a mistake the user can mend, 130 for Ctrl-C; 1 where a crash
     does not come again, a machine is not ready, or a published score did not come back."""
-    arguments = _parser().parse_intermixed_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    if {"-h", "--help"} & set(words) and words[0] in _COMMANDS:
+        _parser(words[0]).print_help()
+        return 0
+    parser = _parser()
+    arguments = parser.parse_intermixed_args(words)
+    if arguments.command is None:
+        parser.error("name a command; `xrl --help` lists them")
     try:
         command = _COMMANDS[arguments.command]
         _check_usage(arguments, command)
@@ -45,33 +54,51 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+_FLAGS: dict[str, dict[str, Any]] = {
+    "method": {"help": "name of the method, e.g. DreamerV2"},
+    "env": {"help": "environment family, e.g. classic_control"},
+    "env_id": {"help": "environment in the family, e.g. CartPole-v1"},
+    "config": {"metavar": "PATH", "help": "YAML file over the shipped defaults"},
+    "resume": {"nargs": "?", "const": "", "metavar": "PATH",
+               "help": "go on with the run at PATH, or with the newest one of model_dir"},
+    "json": {"metavar": "PATH", "help": "write the table to this file too"},
+    "seeds": {"type": int, "metavar": "N", "help": "train so many seeds"},
+    "jobs": {"type": int, "metavar": "N", "help": "seeds side by side; else as many as fit"},
+    "reference": {"metavar": "PATH", "help": "file of published scores"},
+    "baselines": {"metavar": "PATH", "help": "file of people's scores, to normalise by"},
+    "games": {"help": "pong,boxing or all"},
+    "frames": {"type": float, "metavar": "N", "help": "how far, else as far as was published"},
+    "out": {"metavar": "PATH", "help": "the file to write"},
+    "panels": {"action": "store_true", "default": None, "help": "a panel for each task"},
+    "port": {"type": int, "metavar": "N", "help": "of the page; else a free one"},
+    "host": {"help": "address to listen at; else 127.0.0.1, this machine alone"},
+    "open": {"action": "store_true", "default": None, "help": "open the page in a browser"},
+}
+
+
+def _parser(only: str | None = None) -> argparse.ArgumentParser:
+    """Of all commands, or for the help of one."""
     commands = "\n".join(f"  {name:12} {command.text}" for name, command in _COMMANDS.items())
-    parser = argparse.ArgumentParser(
-        prog="xrl", description=f"commands:\n{commands}", formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="example: xrl train --method DreamerV2 --env atari --env-id ALE/Pong-v5 running_steps=1e6 seed=3",
-        allow_abbrev=False)
-    parser.add_argument("command", choices=list(_COMMANDS))
-    parser.add_argument("words", nargs="*", metavar="word", help="paths, or key=value; keys of sections are dotted")
-    parser.add_argument("--method", help="name of the method, e.g. DreamerV2")
-    parser.add_argument("--env", help="environment family, e.g. classic_control")
-    parser.add_argument("--env-id", help="environment in the family, e.g. CartPole-v1")
-    parser.add_argument("--config", metavar="PATH", help="YAML file over the shipped defaults")
+    examples = "\n".join(f"  {command.example}" for command in _COMMANDS.values())
+    if only is None:
+        usage, text = "xrl COMMAND [PATH ...] [--flags] [key=value ...]", f"commands:\n{commands}"
+        end = f"examples:\n{examples}\n\n`xrl COMMAND --help` says more about one."
+    else:
+        own = _COMMANDS[only]
+        words = "key=value ..." if own.paths is None else "PATH" if own.paths[1] == 1 else "PATH ..."
+        usage, text = f"xrl {only} [--flags] {words}", f"{own.text}\n\nexample: {own.example}"
+        end = f"PATH: {own.paths[2]}" if own.paths else (
+            "Keys, dotted for sections, override the shipped defaults; `xrl config` with the same words lists them.")
+    parser = argparse.ArgumentParser(prog="xrl", usage=usage, description=text, epilog=end, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", nargs="?", choices=list(_COMMANDS), help=argparse.SUPPRESS)
+    parser.add_argument("words", nargs="*", metavar="word", help=argparse.SUPPRESS)
+    for flag, options in _FLAGS.items():
+        if only is None or flag in _COMMANDS[only].flags:
+            users = [name for name, command in _COMMANDS.items() if flag in command.flags]
+            prefix = f"{', '.join(users)}: " if only is None and len(users) < 4 else ""
+            parser.add_argument(f"--{flag.replace('_', '-')}", **{**options, "help": prefix + options["help"]})
     parser.add_argument("--import", dest="module", metavar="MODULE", help="import this first: it registers your own")
-    parser.add_argument("--resume", nargs="?", const="", metavar="PATH",
-                        help="train, benchmark: go on with the run at PATH, or with the newest one of model_dir")
-    parser.add_argument("--json", metavar="PATH", help="profile: write the table to this file too")
-    parser.add_argument("--seeds", type=int, metavar="N", help="benchmark, reproduce: train N seeds")
-    parser.add_argument("--jobs", type=int, metavar="N", help="benchmark, reproduce: seeds side by side; else as fit")
-    parser.add_argument("--reference", metavar="PATH", help="plot, benchmark, reproduce: file of published scores")
-    parser.add_argument("--baselines", metavar="PATH", help="benchmark, reproduce: people's scores, to normalise by")
-    parser.add_argument("--games", help="reproduce: pong,boxing or all")
-    parser.add_argument("--frames", type=float, metavar="N", help="reproduce: how far, else as far as was published")
-    parser.add_argument("--out", metavar="PATH", help="plot: a .png, .svg or .pdf; report: the file to write")
-    parser.add_argument("--panels", action="store_true", default=None, help="plot: a panel for each task")
-    parser.add_argument("--port", type=int, metavar="N", help="dream: of the page; else a free one")
-    parser.add_argument("--host", help="dream: address to listen at; else 127.0.0.1, this machine alone")
-    parser.add_argument("--open", action="store_true", default=None, help="dream: open the page in a browser")
     parser.add_argument("--version", action="version", version=f"xrl {xrl.__version__}")
     return parser
 
@@ -83,7 +110,8 @@ def _check_usage(arguments: argparse.Namespace, command: Command) -> None:
     """Raises ConfigError for a flag or a number of words that the command has no use for."""
     for flag, value in vars(arguments).items():
         if value is not None and flag not in _ALWAYS and flag not in command.flags:
-            users = " and ".join(name for name, other in _COMMANDS.items() if flag in other.flags)
+            *others, last = (name for name, other in _COMMANDS.items() if flag in other.flags)
+            users = f"{', '.join(others)} and {last}" if others else last
             raise ConfigError(f"command line: --{flag.replace('_', '-')}: {arguments.command} has no use for it; it "
                               f"belongs to {users}")
     if command.paths is not None:
@@ -92,6 +120,9 @@ def _check_usage(arguments: argparse.Namespace, command: Command) -> None:
             needs = "one PATH" if most == 1 else "at least one PATH"
             raise ConfigError(f"command line: {arguments.command}: needs {needs}, {what}, and got "
                               f"{len(arguments.words)}")
+        if keys := [word for word in arguments.words if "=" in word and not os.path.exists(word)]:
+            raise ConfigError(f"command line: {arguments.command}: {keys[0]!r} is no path; "
+                              f"{arguments.command} takes no keys")
 
 
 def _import_user_module(name: str | None) -> None:
@@ -205,28 +236,36 @@ def _path(text: str | None) -> object:
     return None if text is None else Path(text)
 
 
+_CARTPOLE = "--method DreamerV2 --env classic_control --env-id CartPole-v1"
 _COMMANDS = {
-    "train": Command("train, then save the final model", _run, (*_EXPERIMENT, "resume")),
-    "test": Command("play the newest saved model of this method and env_id; render=true films it", _run, _EXPERIMENT),
+    "train": Command("train, then save the final model", _run, (*_EXPERIMENT, "resume"),
+                     "xrl train --method DreamerV2 --env atari --env-id ALE/Pong-v5 running_steps=1e6 seed=3"),
+    "test": Command("play the newest saved model of this method and env_id; render=true films it", _run, _EXPERIMENT,
+                    f"xrl test {_CARTPOLE} render=true"),
     "benchmark": Command("train while evaluating on a fixed grid; with --seeds N several runs, and statistics", _run,
-                         (*_EXPERIMENT, "resume", "seeds", "jobs", "reference", "baselines")),
+                         (*_EXPERIMENT, "resume", "seeds", "jobs", "reference", "baselines"),
+                         f"xrl benchmark {_CARTPOLE} --seeds 5"),
     "reproduce": Command("train games of a published set and say which of its scores came back", _reproduce,
-                         ("games", "seeds", "jobs", "reference", "baselines", "frames")),
+                         ("games", "seeds", "jobs", "reference", "baselines", "frames"),
+                         "xrl reproduce atari-dreamerv2 --games pong,boxing --seeds 3 --reference dreamerv2.json"),
     "report": Command("write report.html of a run: one file to read, keep and send", _report, ("out",),
-                      (1, 1, "a run folder")),
+                      "xrl report models/DreamerV2/CartPole-v1/seed_1_20250101-120000", (1, 1, "a run folder")),
     "dream": Command("open a page to play inside the learned model of a run", _dream, ("port", "host", "open"),
-                     (1, 1, "a run, a folder of runs or a model file")),
+                     "xrl dream models --open", (1, 1, "a run, a folder of runs or a model file")),
     "plot": Command("draw learning curves of runs, folders of runs or files of scores", _plot,
-                    ("reference", "out", "panels"), (1, 10_000, "a run, a folder of runs or a file of scores")),
+                    ("reference", "out", "panels"), "xrl plot models/DreamerV2/CartPole-v1 --out curves.png",
+                    (1, 10_000, "a run, a folder of runs or a file of scores")),
     "profile": Command("time every part of a short run, print where it goes and one sentence of advice; keeps nothing",
-                       _profile, (*_EXPERIMENT, "json")),
-    "doctor": Command("is this machine ready for a planned run? Names what to mend, and how", _doctor, _EXPERIMENT),
+                       _profile, (*_EXPERIMENT, "json"), f"xrl profile {_CARTPOLE}"),
+    "doctor": Command("is this machine ready for a planned run? Names what to mend, and how", _doctor, _EXPERIMENT,
+                      "xrl doctor"),
     "checkpoints": Command("list the checkpoints of a run (or of all runs in a folder): step, time, size, whole or "
-                           "damaged", _checkpoints, (), (1, 1, "a run or a folder of runs")),
+                           "damaged", _checkpoints, (), "xrl checkpoints models", (1, 1, "a run or a folder of runs")),
     "replay-crash": Command("run the update again that stopped a run because its numbers were not finite, and show "
-                            "where", _replay_crash, (), (1, 1, "the crash folder that the error named")),
+                            "where", _replay_crash, (), "xrl replay-crash RUN/crash_4017",
+                            (1, 1, "the crash folder that the error named")),
     "config": Command("print every key of the resolved config: value, where it came from, unit and meaning", _config,
-                      _EXPERIMENT),
+                      _EXPERIMENT, f"xrl config {_CARTPOLE}"),
 }
 
 

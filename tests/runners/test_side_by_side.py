@@ -29,6 +29,7 @@ def machine(monkeypatch):
                             lambda name: torch.device("cuda" if gpus and name != "cpu" else "cpu"))
 
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     return make
 
 
@@ -44,6 +45,12 @@ def test_cores_and_memory_decide(machine, capsys, cores, memory, left, jobs, exp
     assert plan(as_config(tiny("models", "toy", "Catch-v0")), left, jobs, 4 * GIB) == expected
     said = "at a time, not 5: a run takes about 4.0 GiB of memory" in capsys.readouterr().out
     assert said == (memory in (1, 9) and jobs is None)
+
+
+def test_who_names_a_number_of_threads_means_it(machine, monkeypatch):
+    machine(8, 64)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert plan(as_config(tiny("models", "toy", "Catch-v0")), 2, None, GIB) == Plan(2, 1)
 
 
 def test_gpus_take_one_seed_each(machine, monkeypatch):

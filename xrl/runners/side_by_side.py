@@ -65,7 +65,8 @@ def plan(config: RunConfig, left: int, jobs: int | None, need: int) -> Plan:
                   f"{(available or 0) / GIB:.1f} GiB are free", flush=True)
         jobs = min(most, fitting)
     jobs = min(jobs, left)
-    return Plan(jobs, max(1, cores // jobs), gpus)
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    return Plan(jobs, int(said) if said.isdecimal() and int(said) else max(1, cores // jobs), gpus)
 
 
 def visible_gpus() -> tuple[str, ...]:
