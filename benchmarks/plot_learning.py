@@ -1,6 +1,6 @@
 """Draw docs/images/learning.png from the records of benchmarks/learning.py, and print their table as Markdown.
 
-    python benchmarks/plot_learning.py        (needs matplotlib: pip install "xrl[report]")
+    python benchmarks/plot_learning.py        (needs matplotlib: pip install matplotlib scipy)
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Draw docs/images/scaling.png from the record of benchmarks/scaling.py.
 
-    python benchmarks/plot_scaling.py        (needs matplotlib: pip install "xrl[report]")
+    python benchmarks/plot_scaling.py        (needs matplotlib: pip install matplotlib scipy)
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from typing import Any
@@ -173,6 +174,26 @@ def test_a_failure_in_the_middle_is_told_beside_what_was_seen_before(checked, ho
     assert "rendering" not in findings
     if how == "raise":
         assert findings["failure"].fix.endswith("(step)") and "examples.py, line" in findings["failure"].fix
+
+
+def test_of_no_step_nothing_is_told(checked):
+    class FailsAtOnce(Good):
+        def step(self, action: int) -> Any:
+            raise OSError("no step")
+
+    assert set(checked(FailsAtOnce)) == {"spaces", "failure"}
+
+
+@pytest.mark.parametrize("given", [None, ""])
+def test_drawing_without_a_display_is_silent(given):
+    code = ("from xrl.environment import make_envs\n"
+            "with make_envs({'method': 'DreamerV2', 'env_name': 'classic_control', 'env_id': 'CartPole-v1'},"
+            " parallels=1, render_mode='rgb_array') as envs:\n    envs.reset(); envs.picture()")
+    hidden = ("XDG_RUNTIME_DIR", "DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
+    env = {name: value for name, value in os.environ.items() if name not in hidden}
+    env |= {} if given is None else {"XDG_RUNTIME_DIR": given}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    assert run.returncode == 0 and "XDG_RUNTIME_DIR" not in run.stderr + run.stdout
 
 
 def test_what_cannot_be_made_or_begun_is_one_finding(checked):

@@ -54,6 +54,7 @@ def test_keys_act_frames_change_and_the_agent_takes_over(players, tmp_path):
     async def talk(browser):
         first = await browser.ask(PIXELS.format("dream"))
         assert "Paused" in await browser.ask("$('say').innerText")
+        assert await browser.ask("[$('reward').innerText, plots[0].number.innerText]") == ["-", "-"]
         await browser.key("keyDown", "ArrowRight")  # the first key begins the game
         await browser.wait(f"{STEP} >= 3")
         await browser.key("keyUp", "ArrowRight")

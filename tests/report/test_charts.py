@@ -145,5 +145,5 @@ def test_numbers_on_axes(value, shown):
 
 def test_without_matplotlib_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ConfigError, match=r'pip install "xrl\[report\]"'):
+    with pytest.raises(ConfigError, match=r'pip install matplotlib scipy'):
         charts.bars([1.0], "x")

@@ -205,11 +205,29 @@ def test_time_shows_shares_and_the_device(tmp_path, quick):
 def test_the_verdict_on_time_is_on_the_whole_run(tmp_path, monkeypatch):
     folder = make_run(tmp_path)
     write_lines(folder / "metrics.jsonl", {"agent_steps": 3000, "time/update": 10, "time/gpu_idle": 0.8},
-                {"agent_steps": 4000, "time/update": 2, "time/gpu_idle": 0.4})
+                {"agent_steps": 4000, "updates": 100, "time/update": 2, "time/gpu_idle": 0.4})
     given = []
     monkeypatch.setattr("xrl.report.timing.verdict", lambda seconds, config: given.append(seconds) or "so")
     assert diagnosis.time_verdict(read_run(folder)) == ("fine", "so")
     assert given == [{"time/update": pytest.approx(8), "time/gpu_idle": pytest.approx(0.7)}]
+
+
+def test_few_updates_say_nothing_of_the_time(tmp_path):
+    folder = make_run(tmp_path)
+    write_lines(folder / "metrics.jsonl", {"agent_steps": 500, "updates": 99, "time/logging": 10})
+    assert diagnosis.time_verdict(read_run(folder)) == ("unknown", "Too few updates to say where the time goes.")
+
+
+def test_a_seed_of_a_benchmark_names_the_benchmark(tmp_path):
+    whole = tmp_path / "models/benchmarks/DreamerV2/CartPole-v1"
+    folder = make_run(whole / "seed_2")
+    for seed in (1, 2, 3):
+        (whole / f"seed_{seed}").mkdir(exist_ok=True)
+    (folder / "run.json").write_text(json.dumps({"command": ["python", "seed.py", "seed.yaml", "x"]}))
+    assert "seed.py" in page_of(folder).text  # nobody knows of which benchmark
+    (whole / "benchmark.json").write_text("{}")
+    told = page_of(folder).text
+    assert "seed.py" not in told and "--seeds 3" in told and f"model_dir={tmp_path / 'models'}" in told
 
 
 def test_time_trained_leaves_pauses_out(tmp_path):

@@ -232,5 +232,16 @@ def test_nothing_to_draw(tmp_path):
 
 def test_without_matplotlib_the_error_says_what_to_install(saved, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ConfigError, match=r'pip install "xrl\[report\]"'):
+    with pytest.raises(ConfigError, match=r'pip install matplotlib scipy'):
         plot(saved(curve([0, 1], [0, 1])), out=tmp_path / "c.png")
+
+
+def test_a_list_is_no_place(tmp_path):
+    with pytest.raises(ConfigError, match=r"plot: \['a', 'b'\] is no place; give several as arguments"):
+        plot(["a", "b"], out=tmp_path / "c.png")
+
+
+def test_a_picture_is_no_file_of_scores(tmp_path):
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n\xff\xfe")
+    with pytest.raises(ConfigError, match=r"picture.png: is no text, so no file of scores; name a run folder"):
+        plot(tmp_path / "picture.png", out=tmp_path / "c.png")

@@ -116,7 +116,7 @@ def test_no_scores():
 
 def test_without_scipy_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.stats", None)
-    with pytest.raises(ConfigError, match=r'pip install "xrl\[report\]"'):
+    with pytest.raises(ConfigError, match=r'pip install matplotlib scipy'):
         summarise({"a": [1.0]})
 
 

@@ -82,7 +82,30 @@ def test_losses_that_are_not_finite_fail(planned, monkeypatch):
 
 def test_no_update_ever_is_said(planned, monkeypatch):
     monkeypatch.setattr(module, "PATIENCE", 5)
-    assert module._gradient_step(planned()).found == "no update in 5 agent steps"
+    finding = module._gradient_step(planned(parallels=1))
+    assert finding.status == "failed" and finding.found.startswith("no update in ")
+    assert finding.found.endswith("failures of environments: 0")
+    monkeypatch.setattr(module, "PATIENCE", 10_000)
+    monkeypatch.setattr(module, "SECONDS", 0.0)
+    assert module._gradient_step(planned()).status == "failed"
+
+
+@pytest.mark.parametrize("trouble", [
+    lambda env, result: 1 / 0, lambda env, result: (result[0], float("nan"), *result[2:])])
+def test_an_environment_that_always_fails_ends_the_gradient_step(planned, watched, trouble):
+    Watched.trouble = trouble
+    finding = module._gradient_step(planned("watched", "any-v0", max_env_failures=3))
+    assert finding.status == "failed" and finding.found.startswith("no update in 0 agent steps")
+    assert sum(env.steps for env in watched.made) < 20
+
+
+@pytest.mark.parametrize(("env", "env_id"), [("classic_control", "CartPol-v1"), ("atari", "ALE/Pon-v5")])
+def test_a_wrong_environment_is_told_once(planned, monkeypatch, env, env_id):
+    config = planned().model_copy(update={"env_name": env, "env_id": env_id})
+    findings = by_name(doctor(config))
+    assert [name for name, finding in findings.items() if finding.status == "failed"] == ["env environment"]
+    for name in ("replay", "gradient step"):
+        assert findings[name].status == "note" and findings[name].found.startswith("not asked: the environment cannot")
 
 
 def test_one_crashing_question_leaves_the_others(planned, monkeypatch):
@@ -224,6 +247,7 @@ def test_cores(monkeypatch, threads, asked, status):
     finding = machine.cores()
     assert finding.status == status
     assert finding.fix == ("" if status == "ok" else "export OMP_NUM_THREADS=4")
+    assert f"takes {threads} thread{'' if threads == 1 else 's'} (" in finding.found
 
 
 def test_room_for_the_replay(planned, monkeypatch, tmp_path):
@@ -283,10 +307,9 @@ def test_videos(monkeypatch):
 
 def test_packages(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(machine, "EXTRAS", {"never_there": "xrl[report]", "ill_installed": "x"})
     (tmp_path / "ill_installed.py").write_text("import never_there_either")
     assert machine.package("never_there", needed=False) == Finding("never_there", "note", "not installed",
-                                                                   'pip install "xrl[report]"')
+                                                                   "pip install never_there")
     assert machine.package("never_there", needed=True).status == "failed"
     ill = machine.package("ill_installed", needed=False)
     assert ill.status == "failed" and "never_there_either" in ill.found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+import tempfile
 import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
@@ -40,6 +41,8 @@ def make_envs(config: RunConfig | Mapping[str, Any] | Namespace, *, seed_offset:
         raise ConfigError("render_mode: human opens a window, but this machine has no display (neither DISPLAY nor "
                           "WAYLAND_DISPLAY is set); write a video instead with render=true, or put xvfb-run -a "
                           "before the command")
+    if render_mode == "rgb_array":
+        quiet_drawing()
     count = config.parallels if parallels is None else parallels
     if count < 1:
         raise ConfigError(f"parallels: {count} is too few; use at least 1")
@@ -66,6 +69,13 @@ def has_display() -> bool:
     if not sys.platform.startswith("linux"):
         return True
     return any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"))
+
+
+def quiet_drawing() -> None:
+    """Without a display SDL, which pygame draws with, looks for Wayland's socket and prints an error where
+    XDG_RUNTIME_DIR names no folder to look in. Any folder will do; worker processes inherit it."""
+    if not has_display() and not os.environ.get("XDG_RUNTIME_DIR"):
+        os.environ["XDG_RUNTIME_DIR"] = tempfile.gettempdir()
 
 
 def _opens_window(entry: Any) -> bool:

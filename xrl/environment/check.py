@@ -95,6 +95,8 @@ def _findings(config: RunConfig, steps: int) -> list[Finding]:
     played = _attempt("environment", lambda: _play(config, steps))
     if isinstance(played, Finding):
         return [played]
+    if played.failure and not played.steps:  # of nothing there is nothing to tell
+        return [_spaces(played), played.failure]
     findings = [_spaces(played), _attempt("observations", lambda: _observations(config, played)), _rewards(played),
                 _episodes(played), _speed(played)]
     if played.failure:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import secrets
 import signal
@@ -35,7 +36,7 @@ def serve(place: str | Path, host: str = "127.0.0.1", port: int = 0, open_browse
     except ModuleNotFoundError as error:
         if error.name != "aiohttp":
             raise
-        raise ConfigError('dream: aiohttp is not installed; run: pip install "xrl[player]"') from error
+        raise ConfigError('dream: aiohttp is not installed; run: pip install aiohttp') from error
     with closing(listen(host, port)) as listener:  # before the model is loaded: a port in use is told at once
         player = load("xrl.player.session:load_player")(place)
         with closing(player):
@@ -47,12 +48,13 @@ def serve(place: str | Path, host: str = "127.0.0.1", port: int = 0, open_browse
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket. Raises ConfigError."""
     if not 0 <= port < 65_536:  # some systems take the remainder
-        raise ConfigError(f"--port {port}: is none; use 1 to 65535, or leave --port out to take any free one")
+        raise ConfigError(f"--port {port}: is no port; use 1 to 65535, or leave it out")
+    wrong_host = f"--host {host}: cannot be listened at: {{}}; use 127.0.0.1, or an address of this machine"
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind)
     except (OSError, UnicodeError) as error:
-        raise ConfigError(f"--host {host} --port {port}: no address to listen at: {error}; leave both out") from error
+        raise ConfigError(wrong_host.format(error)) from error
     try:
         if os.name == "posix":  # elsewhere it would let two servers have one port
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -60,6 +62,8 @@ def listen(host: str, port: int) -> socket.socket:
         listener.listen()
     except OSError as error:
         listener.close()
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise ConfigError(wrong_host.format(error)) from error
         raise ConfigError(f"--port {port}: cannot be listened at on {host}: {error}; name another port, or leave "
                           f"--port out to take any free one") from error
     return listener

@@ -24,6 +24,7 @@ SMALL, WIDE = (3.9, 2.45), (9.6, 3.1)  # inches, of 72 units in the SVG
 MINUS = "\N{MINUS SIGN}"
 STEPS = (1, 2, 2.5, 5, 10)  # between ticks, and times ten
 MOST_POINTS = 300       # of a line
+FEWEST_EPISODES = 20     # that have a running mean
 MOST_DOTS = 400         # of training episodes
 STYLE: dict[str, Any] = {
     "svg.fonttype": "none", "font.size": 8.5, "axes.linewidth": 0.7, "axes.edgecolor": LINE, "axes.labelcolor": MUTED,
@@ -47,7 +48,7 @@ def draw(name: str, label: str, paint: Callable[[Axes], None], size: tuple[float
         from matplotlib.figure import Figure
         from matplotlib.ticker import FuncFormatter, MaxNLocator
     except ImportError as error:
-        raise ConfigError(f"report: charts need matplotlib ({error}); pip install \"xrl[report]\"") from error
+        raise ConfigError(f"report: charts need matplotlib ({error}); pip install matplotlib scipy") from error
     style: dict[Any, Any] = {**STYLE, "svg.hashsalt": name}
     with matplotlib.rc_context(style):
         figure = Figure(figsize=size, layout="constrained")
@@ -97,8 +98,9 @@ def returns(run: RunFiles, size: tuple[float, float]) -> str:
     def paint(axes: Axes) -> None:
         if episodes[0]:
             every = max(1, -(-len(episodes[0]) // MOST_DOTS))
-            axes.plot(episodes[0][::every], episodes[1][::every], "o", color=MUTED, alpha=0.5, markersize=2.4,
+            axes.plot(episodes[0][::every], episodes[1][::every], "o", color=MUTED, alpha=0.8, markersize=3,
                       markeredgewidth=0, label="training episode")
+        if len(episodes[0]) >= FEWEST_EPISODES:
             axes.plot(*thinned(episodes[0], running_mean(episodes[1])), color=MUTED, linewidth=1.2,
                       label="running mean of those")
         if evaluations[0]:

@@ -15,6 +15,8 @@ from xrl.common.config_keys import flatten
 from xrl.common.errors import ConfigError
 from xrl.configs.schemas.base import RunConfig
 
+BENCHMARK = "benchmark.json"  # what makes a folder that of a benchmark of several seeds
+
 
 def defaults(config: RunConfig) -> dict[str, Any]:
     """Dotted key -> what it is where the user names method, environment and preset only."""
@@ -44,6 +46,21 @@ def repeat_command(config: RunConfig, command: str = "train", imports: Sequence[
     words = ["xrl", command, *imports, "--method", config.method, "--env", config.env_name, "--env-id", config.env_id]
     given = _plain(config)
     return shlex.join([*words, *(assignment(key, given[key]) for key in differing(config))])
+
+
+def benchmark_of(folder: Path) -> Path | None:
+    """The folder of the benchmark of several seeds that the run at ``folder`` belongs to."""
+    return next((parent for parent in folder.absolute().parents if (parent / BENCHMARK).is_file()), None)
+
+
+def benchmark_command(config: RunConfig, whole: Path, imports: Sequence[str] = ()) -> str:
+    """The line that starts the benchmark at ``whole`` again, a seed of which has this configuration."""
+    own = {"seed", "env_seed", "model_dir"}
+    words = ["xrl", "benchmark", *imports, "--method", config.method, "--env", config.env_name, "--env-id",
+             config.env_id, "--seeds", str(len([path for path in whole.glob("seed_*") if path.is_dir()]))]
+    given = _plain(config)
+    place = assignment("model_dir", str(whole.parents[2]))
+    return shlex.join([*words, *(assignment(key, given[key]) for key in differing(config) if key not in own), place])
 
 
 def assignment(key: str, value: Any) -> str:

@@ -13,6 +13,7 @@ from xrl.report.page import chart, note, row, table, text
 from xrl.report.page import charts as side_by_side
 from xrl.report.run_files import Health, RunFiles
 
+FEWEST_UPDATES = 100  # before which the time says nothing of the run to come
 MOST_ROWS = 80  # of a table whose rows a file decides on
 SPEEDS = ("fps", "updates_per_s", "gpu_idle", "launches")  # what stands under time/ and is no part of it
 DEVICE = ("time/gpu_idle", "time/launches")
@@ -102,10 +103,10 @@ def _health_table(found: Findings) -> str:
             status = '<span class="bad">warning</span>'
             words = f"<strong>{text(found.warnings[key])}</strong><br>{words}"
         elif found.early or not words:
-            status = "-"
+            status = "not judged"
         rows.append(row([("name", f"<code>{text(key.removeprefix('health/'))}</code>"),
                          ("number", escape(f"{value:.4g}")), ("status", status), ("", words)]))
-    return table(["number", "#value", "", "what it means"], rows, "cards")
+    return table(["number", "#value", "status", "what it means"], rows, "cards")
 
 
 def _meaning(key: str) -> str:
@@ -185,6 +186,8 @@ def time_verdict(run: RunFiles) -> tuple[str, str]:
     seconds = seconds_by_part(run)
     if not seconds or run.resolved is None:
         return "unknown", "Where the time goes was not measured yet."
+    if not run.newest("updates") >= FEWEST_UPDATES:
+        return "unknown", "Too few updates to say where the time goes."
     return "fine", verdict(seconds | on_device(run), run.config)
 
 

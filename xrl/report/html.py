@@ -15,7 +15,15 @@ from xrl.common.files import write_atomic
 from xrl.common.logger import METRICS
 from xrl.report import charts
 from xrl.report.charts import SMALL, WIDE
-from xrl.report.command import defaults, differing, imported, repeat_command, run_commands
+from xrl.report.command import (
+    benchmark_command,
+    benchmark_of,
+    defaults,
+    differing,
+    imported,
+    repeat_command,
+    run_commands,
+)
 from xrl.report.diagnosis import Findings, findings, health, health_verdict, losses, time_verdict, timing
 from xrl.report.page import command, note, page, pairs, picture, row, section, table, text
 from xrl.report.run_files import RunFiles, read_run
@@ -186,7 +194,10 @@ def commands(run: RunFiles) -> Iterator[str]:
     argv = run.created.get("command")
     started = argv if isinstance(argv, list) and all(isinstance(word, str) for word in argv) else []
     imports = imported(started)
-    if run.resolved is not None:
+    if started[:2] == ["python", "seed.py"] and run.resolved is not None and (whole := benchmark_of(run.folder)):
+        yield command(benchmark_command(run.resolved.config, whole, imports), "Repeat the benchmark it is a seed of:")
+        started = []
+    elif run.resolved is not None:
         script = bool(started) and started[0] != "xrl"
         yield command(repeat_command(run.resolved.config, "benchmark" if run.benchmark else "train", imports),
                       "Repeat this run, if the script below registers nothing that it needs:" if script else

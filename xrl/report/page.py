@@ -53,7 +53,7 @@ svg text { font-family: system-ui, sans-serif; }
 .pictures img { display: block; max-width: 100%; height: auto; border-radius: 4px; border: 1px solid var(--line);
   margin-bottom: 0.5rem; }
 .scroll { overflow-x: auto; }
-img.png { min-width: 40rem; }
+img.png { min-width: min(40rem, 100%); }
 table { border-collapse: collapse; width: 100%; font-size: 0.9375rem; }
 .slim { max-width: 48rem; }
 th { text-align: left; font-weight: 500; font-size: 0.8125rem; }

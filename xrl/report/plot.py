@@ -172,6 +172,8 @@ def _until(curve: Curve, end: float) -> Curve:
 def _curves(places: Sequence[str | Path]) -> list[Curve]:
     """The curves at all places. Where two places have the same seed of the same method they are different experiments,
     which no mean should mix: their methods are told apart by the place."""
+    if wrong := [place for place in places if not isinstance(place, str | Path)]:
+        raise ConfigError(f"plot: {wrong[0]!r} is no place; give several as arguments of their own: plot(a, b)")
     found = {str(place): find_curves(place) for place in places}
     keys = [{(curve.task, curve.method, curve.seed) for curve in curves} for curves in found.values()]
     if len(set().union(*keys)) < sum(map(len, keys)):
@@ -199,7 +201,7 @@ def _draw(curves: Sequence[Curve], tasks: Sequence[str], published: Sequence[Cur
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ConfigError(f"plot: needs matplotlib ({error}); install it with: pip install \"xrl[report]\"") from error
+        raise ConfigError(f"plot: needs matplotlib ({error}); install it with: pip install matplotlib scipy") from error
     columns = len(tasks) if len(tasks) <= 3 else min(math.ceil(math.sqrt(len(tasks))), 6)
     lines = math.ceil(len(tasks) / columns)
     size = (WIDTH, HEIGHT) if len(tasks) == 1 else (SMALL_WIDTH * columns, SMALL_HEIGHT * lines)

@@ -60,6 +60,9 @@ def read_json(path: str | Path, form: str) -> Any:
         raise ConfigError(f"{path}: no such file; it should be {form}") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}; it should be {form}") from error
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: is no text, so no file of scores; name a run folder, a folder of runs, or {form}"
+                          ) from None
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not JSON ({shown(str(error))}); it must be {form}") from error
 

@@ -133,5 +133,5 @@ def _scipy() -> tuple[Callable[..., Any], Callable[..., Any]]:
     try:
         from scipy.stats import bootstrap, trim_mean
     except ImportError as error:
-        raise ConfigError(f"statistics need scipy ({error}); install it with: pip install \"xrl[report]\"") from error
+        raise ConfigError(f"statistics need scipy ({error}); install it with: pip install matplotlib scipy") from error
     return bootstrap, trim_mean

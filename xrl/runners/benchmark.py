@@ -24,6 +24,7 @@ from xrl.common.run_folder import experiment_name, locked
 from xrl.configs.schemas.base import RunConfig
 from xrl.environment import make_envs
 from xrl.report.baselines import PEOPLE, Baselines, read_baselines
+from xrl.report.command import BENCHMARK
 from xrl.report.plot import plot
 from xrl.report.scores import SCORES, Curve, read_scores, run_curve, task_name, write_scores
 from xrl.report.statistics import final_score, summarise
@@ -32,7 +33,7 @@ from xrl.runners.resume import FREE
 from xrl.runners.seed import LOG, RESULT, SEED_CONFIG, run_seed, seed_folder
 from xrl.runners.side_by_side import Ended, elsewhere, last_line, memory_of_a_run, plan, train_side_by_side
 
-SETTINGS = "benchmark.json"
+SETTINGS = BENCHMARK
 TABLE, ROWS, SUMMARY, CURVES = "table.md", "table.csv", "summary.json", "curves.png"
 
 # Seeds that differ in these belong together. How often and how long an evaluation is decides which model is the best

@@ -28,7 +28,7 @@ from xrl.methods import METHODS
 from xrl.runners import machine
 
 GIB = 2**30
-PATIENCE = 10_000  # agent steps until the first update
+PATIENCE, SECONDS = 10_000, 120.0  # steps of every environment until the first update, and how long they may take
 NAMES = 16         # columns of the longest name
 MARKS = {"ok": "ok", "note": "note", "warning": "WARNING", "failed": "FAILED"}
 DEFAULT_ENV = ("classic_control", "CartPole-v1")
@@ -112,17 +112,32 @@ def _questions(config: RunConfig) -> Iterator[tuple[str, Callable[[], Finding | 
     yield "pytorch", machine.pytorch
     yield "gpu", machine.gpu
     yield "cores", machine.cores
-    yield "replay", partial(_replay, config)
+    makes = _can_be_made(config)
+    yield "replay", partial(_replay, config) if makes else partial(_not_asked, "replay")
     yield "write speed", partial(machine.write_speed, Path(config.model_dir))
     yield "roms", partial(_roms, config)
     yield "rendering", machine.rendering
     yield "display", machine.display
     yield "videos", machine.videos
-    for name in machine.EXTRAS:
+    for name in machine.PACKAGES:
         yield name, partial(machine.package, name, name == config.logger)
     yield "browser", machine.browser
     yield "environment", partial(_environment, config)
-    yield "gradient step", partial(_gradient_step, config)
+    yield "gradient step", partial(_gradient_step, config) if makes else partial(_not_asked, "gradient step")
+
+
+def _can_be_made(config: RunConfig) -> bool:
+    """Why it cannot is for check_env to tell, once."""
+    try:
+        with make_envs(config, parallels=1) as envs:
+            envs.reset()
+    except (Exception, SystemExit):
+        return False
+    return True
+
+
+def _not_asked(name: str) -> Finding:
+    return Finding(name, "note", "not asked: the environment cannot be made or reset, see env environment")
 
 
 def _answers(name: str, look: Callable[[], Finding | list[Finding]]) -> list[Finding]:
@@ -167,7 +182,8 @@ def _roms(config: RunConfig) -> Finding:
     import gymnasium
 
     load("xrl.environment.atari:ATARI")  # registers the games
-    return machine.roms(gymnasium.spec(config.env_id).kwargs["game"])
+    spec = gymnasium.registry.get(config.env_id)  # that there is none, env environment tells
+    return machine.roms(spec.kwargs["game"]) if spec else machine.roms()
 
 
 def _environment(config: RunConfig) -> list[Finding]:
@@ -194,12 +210,18 @@ def _gradient_step(config: RunConfig) -> Finding:
             agent = load("xrl.runners.runner:make_agent")(small, envs, [losses])
             try:
                 agent.restart_episodes()
-                while not losses.metrics and agent.agent_steps < PATIENCE:
+                for _ in range(PATIENCE):  # not agent steps: one that fails is none
                     agent.step()
+                    failures = envs.failures
+                    if (losses.metrics or failures > config.max_env_failures
+                            or time.perf_counter() - begun > SECONDS):
+                        break
             finally:
                 agent.finish()
     if not losses.metrics:
-        return Finding("gradient step", "failed", f"no update in {PATIENCE:,} agent steps", "see env episodes above")
+        seconds = time.perf_counter() - begun
+        return Finding("gradient step", "failed", f"no update in {agent.agent_steps:,} agent steps, {seconds:.0f} s; "
+                       f"failures of environments: {failures}", "see the lines env ... above")
     where = f"{config.method}, tiny networks, {config.precision} on {agent.device}"
     if bad := [key for key, value in losses.metrics.items() if not math.isfinite(value)]:
         return Finding("gradient step", "failed", f"{where}: {', '.join(bad)} not finite", "device=cpu precision=fp32")

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xrl.environment.build import has_display
+from xrl.environment.build import has_display, quiet_drawing
 from xrl.environment.check import Finding
 from xrl.report.video import write_film
 
@@ -29,8 +29,7 @@ OLDEST, TESTED = (3, 10), (3, 11)
 GIB, MIB = 2**30, 2**20
 WRITTEN = 64 * MIB  # to measure the speed of a disk
 SLOW_DISK = 50      # MiB/s
-EXTRAS = {"matplotlib": "xrl[report]", "scipy": "xrl[report]", "aiohttp": "xrl[player]", "tensorboard": "tensorboard",
-          "wandb": "wandb"}
+PACKAGES = ("matplotlib", "scipy", "aiohttp", "tensorboard", "wandb")  # that some commands want
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "firefox", "microsoft-edge")
 INSTALL_TORCH = "https://pytorch.org/get-started/locally/"
 # Where a question raises, it is most likely this that is broken.
@@ -120,7 +119,8 @@ def cores() -> Finding:
 
     usable, threads = usable_cores(), torch.get_num_threads()
     asked = os.environ.get("OMP_NUM_THREADS")
-    found = f"{usable} usable, PyTorch takes {threads} threads (OMP_NUM_THREADS is {asked or 'not set'})"
+    found = (f"{usable} usable, PyTorch takes {threads} thread{'s' if threads != 1 else ''} "
+             f"(OMP_NUM_THREADS is {asked or 'not set'})")
     if threads > usable:
         return Finding("cores", "warning", f"{found}: they wait for each other", f"export OMP_NUM_THREADS={usable}")
     if asked and threads < usable:
@@ -184,6 +184,7 @@ def rendering() -> Finding:
     """A frame drawn without a window."""
     import gymnasium
 
+    quiet_drawing()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of what pygame imports
         env = gymnasium.make("CartPole-v1", render_mode="rgb_array")
@@ -230,7 +231,7 @@ def package(name: str, needed: bool) -> Finding:
         importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name == name:
-            return Finding(name, "failed" if needed else "note", "not installed", f'pip install "{EXTRAS[name]}"')
+            return Finding(name, "failed" if needed else "note", "not installed", f"pip install {name}")
         return _broken(name, error)
     except Exception as error:  # whatever a half-installed package raises
         return _broken(name, error)
