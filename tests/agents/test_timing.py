@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.agents.examples import records
-from tests.common.test_stopwatch import Clock
+from tests.common.test_stopwatch import Clock, slow
 from xrl.agents.timing import loop_parts
 from xrl.common.callback import Callback
 from xrl.common.errors import NumericalError
@@ -57,16 +57,6 @@ def timed(workshop):
         return agent, readings
 
     return make
-
-
-def slow(holder, name, clock, seconds):
-    method = getattr(holder, name)
-
-    def call(*arguments, **keywords):
-        clock.pass_(seconds)
-        return method(*arguments, **keywords)
-
-    setattr(holder, name, call)
 
 
 def times(agent):

@@ -25,6 +25,17 @@ class Clock:
         self.now += seconds
 
 
+def slow(holder, name, clock, seconds):
+    """From now on ``holder.name`` takes so many seconds longer by ``clock``."""
+    method = getattr(holder, name)
+
+    def call(*arguments, **keywords):
+        clock.pass_(seconds)
+        return method(*arguments, **keywords)
+
+    setattr(holder, name, call)
+
+
 @pytest.fixture
 def clock():
     return Clock()

@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from tests.agents.examples import records, tiny
 from tests.builders import BOTH, CONTINUOUS, DISCRETE, VECTOR, random_row, tiny_config
+from xrl.agents.dreamer_v2 import DreamerV2Agent
 from xrl.common.accelerate import Captured, Feed
+from xrl.common.config import as_config
 from xrl.common.errors import NumericalError
 from xrl.common.health import Flags
+from xrl.environment import make_envs
 from xrl.learners.dreamer_v2 import DreamerV2Learner
 from xrl.policies.dreamer_v2 import DreamerV2Policy
 
@@ -120,3 +124,20 @@ def test_compiled_equals_eager():
     _, fast_metrics = trained(compile="on")
     _, plain_metrics = trained(cuda_graph="off")
     assert fast_metrics == pytest.approx(plain_metrics, rel=1e-3, abs=1e-4)
+
+
+def test_a_run_says_how_idle_the_gpu_was_and_how_much_it_was_told_to_start(tmp_path):
+    """One graph an update; its kernels one by one without. And the health of a model that lives on the GPU."""
+    launches = {}
+    for graph in ("auto", "off"):
+        config = as_config(tiny(tmp_path / graph, "toy", "Catch-v0", device="cuda", cuda_graph=graph, log_interval=20))
+        with make_envs(config) as envs:
+            agent = DreamerV2Agent(config, envs)
+            agent.train(60)
+            agent.test(2)
+            agent.finish()
+        found = records(agent.folder / "metrics.jsonl")
+        assert all(0 <= record["time/gpu_idle"] <= 1 for record in found if "time/gpu_idle" in record)
+        assert any("health/kl" in record for record in found)
+        launches[graph] = next(record["time/launches"] for record in reversed(found) if "time/launches" in record)
+    assert 1 <= launches["auto"] < 100 < launches["off"]

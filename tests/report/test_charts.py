@@ -70,6 +70,14 @@ def test_returns_name_what_they_show(drawn):
     assert {"frames", "return", "evaluation, mean", "training episode", "worst to best episode"} <= set(words(drawn[0]))
 
 
+@pytest.mark.parametrize(("episodes", "mean"), [(19, False), (20, True)])
+def test_few_episodes_have_no_running_mean(tmp_path, episodes, mean):
+    folder = make_run(tmp_path)
+    write_lines(folder / "metrics.jsonl", *({"frames": at, "episode/return": at % 3} for at in range(episodes)))
+    shown = words(charts.returns(read_run(folder), charts.WIDE))
+    assert "training episode" in shown and ("running mean of those" in shown) == mean
+
+
 def test_one_evaluation_has_no_band_and_none_no_chart(tmp_path):
     folder = make_run(tmp_path)
     assert charts.returns(read_run(folder), charts.WIDE) == ""

@@ -224,10 +224,14 @@ def test_a_seed_of_a_benchmark_names_the_benchmark(tmp_path):
     for seed in (1, 2, 3):
         (whole / f"seed_{seed}").mkdir(exist_ok=True)
     (folder / "run.json").write_text(json.dumps({"command": ["python", "seed.py", "seed.yaml", "x"]}))
-    assert "seed.py" in page_of(folder).text  # nobody knows of which benchmark
+    told = page_of(folder).text  # nobody knows of which benchmark
+    assert "seed.py" not in told and "Repeat this run: xrl train" in told
     (whole / "benchmark.json").write_text("{}")
     told = page_of(folder).text
-    assert "seed.py" not in told and "--seeds 3" in told and f"model_dir={tmp_path / 'models'}" in told
+    assert "seed.py" not in told and "xrl train" not in told  # the benchmark goes on by itself
+    assert f"--env-id CartPole-v1 --seeds 3 model_dir={tmp_path / 'models'}" in told
+    (whole / "seed_1").rmdir()
+    assert f"--seeds 2 seed=2 model_dir={tmp_path / 'models'}" in page_of(folder).text
 
 
 def test_time_trained_leaves_pauses_out(tmp_path):
@@ -255,7 +259,9 @@ def test_health_is_judged_once_there_is_something_to_judge(tmp_path, monkeypatch
     monkeypatch.setattr("xrl.report.health.task_of", lambda config: config["env_id"])
     folder = make_run(tmp_path)
     write_lines(folder / "health.jsonl", health_line(1000))  # 250 updates
-    assert "Too few updates" in page_of(folder).text and judged == []
+    text = page_of(folder).text
+    assert "Too few updates" in text and "number value status what it means" in text and judged == []
+    assert "kl 2.5 too early" in text
     write_lines(folder / "health.jsonl", health_line(1000), health_line(4000))
     text = page_of(folder).text
     assert judged == [("CartPole-v1", "health/open_loop_15", 8000, 0.5), ("CartPole-v1", "health/kl", 8000, 2.5)]

@@ -24,6 +24,13 @@ def test_a_folder_that_is_not_there(tmp_path):
         read_run(tmp_path / "nowhere")
 
 
+def test_a_file_of_a_run(tmp_path):
+    (tmp_path / "best_model.pth").touch()
+    with pytest.raises(ConfigError) as caught:
+        read_run(tmp_path / "best_model.pth")
+    assert str(caught.value).endswith(f"best_model.pth: is a file; name the run folder that holds it: {tmp_path}")
+
+
 def test_an_empty_folder(tmp_path):
     with pytest.raises(ConfigError, match=r"has no config\.yaml; name a run folder"):
         read_run(tmp_path)

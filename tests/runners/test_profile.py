@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.common.test_stopwatch import Clock
+from tests.common.test_stopwatch import Clock, slow
 from xrl.agents.dreamer_v2 import DreamerV2Agent
 from xrl.agents.timing import UPDATE
 from xrl.common.errors import ConfigError
@@ -47,16 +47,6 @@ def profiled(workshop):
         return measure(agent, clock), agent
 
     return run
-
-
-def slow(holder, name, clock, seconds):
-    method = getattr(holder, name)
-
-    def call(*arguments, **keywords):
-        clock.pass_(seconds)
-        return method(*arguments, **keywords)
-
-    setattr(holder, name, call)
 
 
 @pytest.fixture

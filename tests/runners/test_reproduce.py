@@ -115,7 +115,7 @@ def test_the_report(trained, reference, baselines, tmp_path):
     text = (found.folder / "reproduce.md").read_text()
     rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in text.splitlines() if row.startswith("|")]
     label = "at 10,000,000 of 200,000,000 frames"
-    assert text.startswith(f"# atari-dreamerv2: 2 of 2 games, {label}\n")
+    assert text.startswith("# atari-dreamerv2: trained 2 of 2 games: 1 pass, 1 fail, 0 not comparable, " + label + "\n")
     assert rows[2] == ["Pong", "pass", "2", "4.000", "3.000", "5.000", "2.000", "4.000", "6.000", "3", label, "0.400",
                        "0.200"]
     assert rows[3][:4] == ["Boxing", "fail", "1", "10.0"] and rows[3][-2:] == ["1.000", "0.500"]
@@ -154,7 +154,17 @@ def test_a_game_that_fails_stops_no_other(trained, reference):
     trained.outcome.update({"ALE/Pong-v5": SeedsFailed("1 of 2 seeds failed: lost"), "ALE/Boxing-v5": ours(50.0)})
     found = reproduce("atari-dreamerv2", "pong,boxing", 2, reference)
     assert [comparison.verdict for comparison in found.comparisons] == ["error", "pass"] and found.failed == ("Pong",)
-    assert "Pong: 1 of 2 seeds failed: lost" in (found.folder / "reproduce.md").read_text()
+    text = (found.folder / "reproduce.md").read_text()
+    assert "Pong: 1 of 2 seeds failed: lost" in text
+    assert "trained 1 of 2 games: 1 pass, 0 fail, 0 not comparable, 1 error, at" in text
+
+
+@pytest.mark.parametrize("preset", ["debug", "paper"])
+def test_a_preset_that_learns_nothing_is_named(trained, reference, preset):
+    trained.outcome["ALE/Pong-v5"] = ours(-21.0)
+    found = reproduce("atari-dreamerv2", "pong", 1, reference, overrides=[f"preset={preset}"])
+    text = (found.folder / "reproduce.md").read_text()
+    assert ("preset=debug learns nothing" in text) == (preset == "debug") and "trained 1 of 1 game: 0 pass, 1 fail" in text
 
 
 def test_what_was_compared_so_far_stays_when_it_is_interrupted(trained, reference):
@@ -188,7 +198,7 @@ def test_mistakes_are_found_before_anything_is_trained(trained, reference, keys,
 
 
 def test_a_last_evaluation_that_misses_the_published_curve_is_refused(trained, reference):
-    with pytest.raises(ConfigError, match=r"^eval_interval: 80,000: atari_pong: not comparable: the last evaluation is "
+    with pytest.raises(ConfigError, match=r"^eval_interval: 80,000: Pong: not comparable: the last evaluation is "
                                           "at 960,000 frames, the first published point at 1,000,000; choose an "
                                           "eval_interval that divides 250,000 agent steps"):
         reproduce("atari-dreamerv2", "pong", 1, reference, 1e6, overrides=["eval_interval=80_000"])
@@ -199,7 +209,7 @@ def test_too_few_frames_for_a_verdict_are_said_first(trained, reference, capsys)
     trained.outcome["ALE/Pong-v5"] = ConfigError("stands for the training")
     with pytest.raises(ConfigError, match="stands for"):
         reproduce("atari-dreamerv2", "pong", 1, reference, 4e5)
-    assert capsys.readouterr().out.startswith("atari_pong: not comparable: the last evaluation is at 400,000 frames, "
+    assert capsys.readouterr().out.startswith("Pong: not comparable: the last evaluation is at 400,000 frames, "
                                               "the first published point at 1,000,000; give more frames")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -16,6 +17,7 @@ from xrl.common.errors import ConfigError
 from xrl.configs.schemas.base import RunConfig
 
 BENCHMARK = "benchmark.json"  # what makes a folder that of a benchmark of several seeds
+BELOW_MODEL_DIR = 3  # folders: benchmarks/<method>/<env_id>
 
 
 def defaults(config: RunConfig) -> dict[str, Any]:
@@ -50,17 +52,22 @@ def repeat_command(config: RunConfig, command: str = "train", imports: Sequence[
 
 def benchmark_of(folder: Path) -> Path | None:
     """The folder of the benchmark of several seeds that the run at ``folder`` belongs to."""
-    return next((parent for parent in folder.absolute().parents if (parent / BENCHMARK).is_file()), None)
+    above = folder.absolute().parents[:-BELOW_MODEL_DIR]
+    return next((parent for parent in above if (parent / BENCHMARK).is_file()), None)
 
 
 def benchmark_command(config: RunConfig, whole: Path, imports: Sequence[str] = ()) -> str:
-    """The line that starts the benchmark at ``whole`` again, a seed of which has this configuration."""
+    """The line that goes on with the benchmark at ``whole``, a seed of which has this configuration."""
     own = {"seed", "env_seed", "model_dir"}
+    found = (re.fullmatch(r"seed_(\d+)", path.name) for path in whole.iterdir() if path.is_dir())
+    seeds = [int(match[1]) for match in found if match] or [config.seed]
     words = ["xrl", "benchmark", *imports, "--method", config.method, "--env", config.env_name, "--env-id",
-             config.env_id, "--seeds", str(len([path for path in whole.glob("seed_*") if path.is_dir()]))]
+             config.env_id, "--seeds", str(max(seeds) - min(seeds) + 1)]
     given = _plain(config)
-    place = assignment("model_dir", str(whole.parents[2]))
-    return shlex.join([*words, *(assignment(key, given[key]) for key in differing(config) if key not in own), place])
+    first = [] if min(seeds) == type(config).model_fields["seed"].default else [assignment("seed", min(seeds))]
+    place = assignment("model_dir", str(whole.parents[BELOW_MODEL_DIR - 1]))
+    changed = [assignment(key, given[key]) for key in differing(config) if key not in own]
+    return shlex.join([*words, *changed, *first, place])
 
 
 def assignment(key: str, value: Any) -> str:

@@ -83,6 +83,7 @@ def health_verdict(found: Findings) -> tuple[str, str]:
 
 
 def health(run: RunFiles, found: Findings) -> Iterator[str]:
+    """The newest numbers in a table, and what is no number in charts."""
     if not found.numbers:
         yield note(f"No evaluation has looked at the world model yet: no health numbers in {run.logs}.")
     else:
@@ -103,7 +104,7 @@ def _health_table(found: Findings) -> str:
             status = '<span class="bad">warning</span>'
             words = f"<strong>{text(found.warnings[key])}</strong><br>{words}"
         elif found.early or not words:
-            status = "not judged"
+            status = "too early" if found.early else "not judged"
         rows.append(row([("name", f"<code>{text(key.removeprefix('health/'))}</code>"),
                          ("number", escape(f"{value:.4g}")), ("status", status), ("", words)]))
     return table(["number", "#value", "status", "what it means"], rows, "cards")
@@ -192,6 +193,7 @@ def time_verdict(run: RunFiles) -> tuple[str, str]:
 
 
 def timing(run: RunFiles) -> Iterator[str]:
+    """Seconds per 1,000 agent steps by part, as a bar and a table."""
     seconds = seconds_by_part(run)
     if not seconds:
         yield note(f"Not measured yet: no time/ metrics in {run.logs}.")

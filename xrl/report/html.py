@@ -66,6 +66,7 @@ def report_html(run: RunFiles) -> str:
 # Header --------------------------------------------------------------------------------------------------------------
 
 def header(run: RunFiles, found: Findings) -> str:
+    """What run this is, how far it got, and one line each on its health and its time."""
     config, returns = run.config, run.series("eval/return")[1]
     tiles = [("frames", _count(run.newest("frames"))), ("agent steps", _count(run.newest("agent_steps"))),
              ("updates", _count(run.newest("updates"))), ("time trained", duration(seconds_trained(run))),
@@ -126,6 +127,7 @@ def _where_the_log_is_not(run: RunFiles) -> str:
 # Curves, pictures ----------------------------------------------------------------------------------------------------
 
 def curves(run: RunFiles) -> Iterator[str]:
+    """Scores over frames."""
     wide, narrow = charts.returns(run, WIDE), charts.returns(run, SMALL)
     if wide:
         yield f'<figure class="wide">{wide}</figure>\n<figure class="narrow">{narrow}</figure>'
@@ -138,6 +140,7 @@ def curves(run: RunFiles) -> Iterator[str]:
 
 
 def dreams(run: RunFiles) -> Iterator[str]:
+    """The newest dream and film."""
     words = {"dream": "What the model imagined of an episode it never saw, with the true actions",
              "evaluation": "An evaluation episode"}
     shown = []
@@ -165,6 +168,7 @@ def machine(run: RunFiles) -> Iterator[str]:
 
 
 def configuration(run: RunFiles) -> Iterator[str]:
+    """What differs from the defaults, and all the rest folded."""
     if run.resolved is None:
         yield note(f"What differs from the defaults cannot be said: {run.problem}")
         yield _all_keys(run.config)
@@ -191,12 +195,16 @@ def _value(value: Any) -> str:
 
 
 def commands(run: RunFiles) -> Iterator[str]:
+    """The lines that repeat the run and that go on with it."""
     argv = run.created.get("command")
     started = argv if isinstance(argv, list) and all(isinstance(word, str) for word in argv) else []
     imports = imported(started)
-    if started[:2] == ["python", "seed.py"] and run.resolved is not None and (whole := benchmark_of(run.folder)):
-        yield command(benchmark_command(run.resolved.config, whole, imports), "Repeat the benchmark it is a seed of:")
+    whole = benchmark_of(run.folder)
+    if started[:2] == ["python", "seed.py"]:  # which a benchmark starts, and nobody else can
         started = []
+    if run.resolved is not None and whole is not None:
+        yield command(benchmark_command(run.resolved.config, whole, imports),
+                      "Go on with the benchmark that this run is a seed of; in another model_dir, repeat it:")
     elif run.resolved is not None:
         script = bool(started) and started[0] != "xrl"
         yield command(repeat_command(run.resolved.config, "benchmark" if run.benchmark else "train", imports),
@@ -206,5 +214,5 @@ def commands(run: RunFiles) -> Iterator[str]:
         yield note("The command to repeat it cannot be said without its configuration; see there.")
     if started:
         yield command(shlex.join(started), "It was started with:")
-    for words, line in run_commands(run.folder, run.config, imports):
+    for words, line in run_commands(run.folder, run.config, imports)[0 if whole is None else 1:]:
         yield command(line, words)

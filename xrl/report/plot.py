@@ -173,7 +173,7 @@ def _curves(places: Sequence[str | Path]) -> list[Curve]:
     """The curves at all places. Where two places have the same seed of the same method they are different experiments,
     which no mean should mix: their methods are told apart by the place."""
     if wrong := [place for place in places if not isinstance(place, str | Path)]:
-        raise ConfigError(f"plot: {wrong[0]!r} is no place; give several as arguments of their own: plot(a, b)")
+        raise ConfigError(f"plot: {wrong[0]!r} is no place; give several as arguments of their own: plot(*places)")
     found = {str(place): find_curves(place) for place in places}
     keys = [{(curve.task, curve.method, curve.seed) for curve in curves} for curves in found.values()]
     if len(set().union(*keys)) < sum(map(len, keys)):

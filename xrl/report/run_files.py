@@ -132,6 +132,8 @@ def _read_config(folder: Path) -> tuple[dict[str, Any], ResolvedConfig | None, s
 
 
 def _no_run(folder: Path) -> str:
+    if folder.is_file():
+        return f"{folder}: is a file; name the run folder that holds it: {folder.parent}"
     if not folder.is_dir():
         return f"{folder}: no such folder; name a run folder, e.g. models/DreamerV2/CartPole-v1/seed_1_..."
     runs = list(folders_with(folder, CONFIG))

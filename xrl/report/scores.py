@@ -58,11 +58,10 @@ def read_json(path: str | Path, form: str) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; it should be {form}") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: is a folder; name a file: {form}") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}; it should be {form}") from error
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: is no text, so no file of scores; name a run folder, a folder of runs, or {form}"
-                          ) from None
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not JSON ({shown(str(error))}); it must be {form}") from error
 
@@ -151,6 +150,9 @@ def find_curves(place: str | Path) -> list[Curve]:
     """
     place = Path(place)
     if place.is_file():
+        if place.suffix != ".json":
+            raise ConfigError(f"{place}: is no file of scores; name a run folder, a folder of runs, or a .json of "
+                              f"scores")
         return _one_of_each(place, read_scores(place))
     found: dict[Path, list[Curve]] = {}
     waiting: list[ConfigError] = []

@@ -207,7 +207,8 @@ def _game(scores: ScoreSet, env_id: str, frames: int, overrides: Sequence[str], 
                           f"{published[0].xs[0]:,.0f}, or more")
     interval = asked.eval_interval if "eval_interval" in said else min(asked.eval_interval, steps // FEWEST_POINTS)
     first = min(curve.xs[0] for curve in published if curve.task == task)
-    _check_reach(task, steps, interval, asked.environment.action_repeat, first)
+    game = env_id.removeprefix("ALE/").partition("-")[0]
+    _check_reach(game, steps, interval, asked.environment.action_repeat, first)
     resolved = load_config(scores.method, scores.env_name, env_id, None,
                            [text for text in overrides if text.partition("=")[0].strip() != "eval_interval"]
                            + [f"running_steps={steps}", f"eval_interval={interval}"])
@@ -215,10 +216,10 @@ def _game(scores: ScoreSet, env_id: str, frames: int, overrides: Sequence[str], 
     now = flatten(resolved.config)
     differs = tuple(f"{key}: {now[key]} instead of {shipped[key]}" for key in now
                     if key not in IRRELEVANT | {"running_steps"} and now[key] != shipped[key])
-    return Game(env_id.removeprefix("ALE/").partition("-")[0], task, resolved, differs)
+    return Game(game, task, resolved, differs)
 
 
-def _check_reach(task: str, steps: int, interval: int, repeat: int, first: float) -> None:
+def _check_reach(game: str, steps: int, interval: int, repeat: int, first: float) -> None:
     """Raises ConfigError where the last evaluation misses the ``first`` published frames that the training reaches;
     says so where not even that reaches them."""
     if interval == 0:
@@ -226,7 +227,7 @@ def _check_reach(task: str, steps: int, interval: int, repeat: int, first: float
     last = steps // interval * interval * repeat
     if last >= first:
         return
-    missed = (f"{task}: not comparable: the last evaluation is at {last:,} frames, the first published point at "
+    missed = (f"{game}: not comparable: the last evaluation is at {last:,} frames, the first published point at "
               f"{first:,.0f}")
     if steps * repeat >= first:
         raise ConfigError(f"eval_interval: {interval:,}: {missed}; choose an eval_interval that divides {steps:,} "
@@ -241,7 +242,7 @@ def _write(folder: Path, request: Request, found: Sequence[Comparison], curves: 
     """Write what is known so far; returns the Markdown."""
     lines = [*_notes(request, found), *_over_games(request, [curve for group in curves.values() for curve in group])]
     table = _table(request, found, lines)
-    heading = f"# {request.name}: {len(found)} of {len(request.games)} games, {_at(request, request.frames)}\n\n"
+    heading = f"# {request.name}: {_outcome(request, found)}, {_at(request, request.frames)}\n\n"
     text = heading + table.markdown()
     write_atomic(folder / "reproduce.md", text.encode())
     write_atomic(folder / "reproduce.csv", table.csv().encode())
@@ -252,6 +253,17 @@ def _write(folder: Path, request: Request, found: Sequence[Comparison], curves: 
             *curves, reference=request.reference, out=folder / CURVES, panels=True))):
         text += f"\n{missing}\n"
     return f"{text}\nresults: {folder}"
+
+
+def _outcome(request: Request, found: Sequence[Comparison]) -> str:
+    verdicts = [comparison.verdict for comparison in found]
+    shown = [PASS, FAIL, NOT_COMPARABLE, *([ERROR] if ERROR in verdicts else [])]
+    return (f"trained {len(found) - verdicts.count(ERROR)} of {_games(len(request.games))}: "
+            + ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in shown))
+
+
+def _games(count: int) -> str:
+    return f"{count} game" if count == 1 else f"{count} games"
 
 
 def _table(request: Request, found: Sequence[Comparison], notes: Sequence[str]) -> Table:
@@ -291,6 +303,8 @@ def _notes(request: Request, found: Sequence[Comparison]) -> list[str]:
         "published curve has no point that early. Published seeds that had ended before are left out.",
         f"Configuration: {config.method}, preset {config.preset}, as shipped but for the frames"
         f"{' and ' + '; '.join(differs) if differs else ''}. {request.scores.origin}.",
+        *(["preset=debug learns nothing: it is made to try the commands, and no score of it counts."]
+          if config.preset == "debug" else []),
         *(f"{comparison.game}: {comparison.error}" for comparison in found if comparison.error)]
 
 
@@ -300,7 +314,7 @@ def _over_games(request: Request, ours: Sequence[Curve]) -> list[str]:
         return []
     tasks = {curve.task for curve in ours}
     published = [curve for curve in request.published if curve.task in tasks]
-    lines = [f"Over {len(tasks)} games, ours, {_at(request, request.frames)}: "
+    lines = [f"Over {_games(len(tasks))}, ours, {_at(request, request.frames)}: "
              f"{_summary(human_scores(ours, request.baselines))}."]
     if all(curve.xs[0] <= request.frames for curve in published):
         lines.append(f"Over the same games, published, {_at(request, request.frames)}, all seeds: "
