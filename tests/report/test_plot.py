@@ -237,14 +237,13 @@ def test_without_matplotlib_the_error_says_what_to_install(saved, tmp_path, monk
 
 
 def test_a_list_is_no_place(tmp_path):
-    with pytest.raises(ConfigError, match=r"plot: \['a', 'b'\] is no place; give several as arguments of their own: plot\(\*places\)"):
+    with pytest.raises(ConfigError, match=r"plot: \['a', 'b'\] is no place; .* plot\(\*places\)$"):
         plot(["a", "b"], out=tmp_path / "c.png")
 
 
 def test_a_picture_is_no_file_of_scores(tmp_path):
     (tmp_path / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n\xff\xfe")
-    with pytest.raises(ConfigError, match=r"picture.png: is no file of scores; name a run folder, a folder of runs, or a "
-                                          r"\.json of scores$"):
+    with pytest.raises(ConfigError, match=r"picture.png: is no file of scores; .* \.json of scores$"):
         plot(tmp_path / "picture.png", out=tmp_path / "c.png")
 
 
