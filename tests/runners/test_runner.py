@@ -21,7 +21,7 @@ from tests.agents.examples import Recorder, records, same, weights
 from xrl.common.callback import Callback
 from xrl.common.config import load_config
 from xrl.common.errors import ConfigError, EnvironmentFault, ModelFileError
-from xrl.common.files import load_tensors, read_metadata, save_tensors
+from xrl.common.files import load_tensors, read_metadata, save_tensors, write_atomic
 from xrl.common.seeding import EVALUATION_SEED, TEST_SEED
 from xrl.runners.runner import CURVE, EvaluationGrid, Runner, get_runner
 
@@ -157,6 +157,18 @@ def test_a_benchmark_of_several_seeds_is_handed_on(runner, monkeypatch, tmp_path
     with pytest.raises(ConfigError, match="resume: a benchmark of several seeds goes on by itself"):
         experiments.benchmark(resume=True, seeds=3)
     assert len(called) == 3
+
+
+def test_a_run_goes_on_without_its_facts(runner, monkeypatch, capsys):
+    def full(path, data, **keywords):
+        if path.name == "run.json":
+            raise OSError(28, "No space left on device")
+        write_atomic(path, data, **keywords)
+
+    monkeypatch.setattr("xrl.runners.runner.write_atomic", full)
+    folder = runner().run()
+    assert (folder / "final_train_model.pth").exists() and not (folder / "run.json").exists()
+    assert "run.json could NOT be written: [Errno 28]" in capsys.readouterr().err
 
 
 def test_benchmark_without_evaluations_is_refused_before_anything_opens(runner, watched):

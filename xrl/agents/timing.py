@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -64,11 +64,9 @@ class Timing:
     def end(self) -> None:
         self._stack.close()
 
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
+    def part(self, name: str) -> AbstractContextManager[None]:
         """What runs inside belongs to ``name``."""
-        with self.watch.part(name):
-            yield
+        return self.watch.part(name)
 
     def read(self, agent: Agent[Any], steps: int, seconds: float) -> dict[str, float]:
         """Metrics of what was spent since the last call, in which ``steps`` agent steps were made."""

@@ -33,7 +33,6 @@ from xrl.runners.resume import FREE
 from xrl.runners.seed import LOG, RESULT, SEED_CONFIG, run_seed, seed_folder
 from xrl.runners.side_by_side import Ended, elsewhere, last_line, memory_of_a_run, plan, train_side_by_side
 
-SETTINGS = BENCHMARK
 TABLE, ROWS, SUMMARY, CURVES = "table.md", "table.csv", "summary.json", "curves.png"
 
 # Seeds that differ in these belong together. How often and how long an evaluation is decides which model is the best
@@ -149,7 +148,7 @@ def _write_settings(folder: Path, config: RunConfig) -> None:
     """Write the settings down, or compare them with those that the folder's seeds were trained with."""
     made, programs = provenance(), check_settings(folder, config)
     if programs is None:
-        write_atomic(folder / SETTINGS, json_bytes({"config": settings_of(config), **made}))
+        write_atomic(folder / BENCHMARK, json_bytes({"config": settings_of(config), **made}))
     elif programs != {key: made[key] for key in programs}:
         print(f"{folder}: begun with other versions of the programs; the {RESULT} of each seed has its own", flush=True)
 
@@ -157,7 +156,7 @@ def _write_settings(folder: Path, config: RunConfig) -> None:
 def check_settings(folder: Path, config: RunConfig) -> dict[str, Any] | None:
     """Which programs a benchmark's folder was begun with, None for a new one. Raises ConfigError if its seeds have
     other settings than ``config``."""
-    path, now = folder / SETTINGS, settings_of(config)
+    path, now = folder / BENCHMARK, settings_of(config)
     if not path.exists():
         return None
     try:

@@ -287,7 +287,10 @@ def write_facts(agent: Agent[Any]) -> None:
     """Beside the configuration: how, when and where a run was begun."""
     facts = {"created": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "command": command(), **provenance(),
              "device": surroundings(agent)["device"], "threads": surroundings(agent)["threads"]}
-    write_atomic(agent.folder / FACTS, json.dumps(facts, indent=1).encode())
+    try:
+        write_atomic(agent.folder / FACTS, json.dumps(facts, indent=1).encode())
+    except OSError as error:  # not worth a run
+        print(f"{FACTS} could NOT be written: {error}; training goes on", file=sys.stderr)
 
 
 def save_or_explain(agent: Agent[Any], name: str) -> None:
