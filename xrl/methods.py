@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 
 from xrl.common.errors import ConfigError
@@ -13,7 +13,8 @@ from xrl.common.registry import suggestion
 class MethodEntry:
     """Where the parts of a method live, each as ``"package.module:Class"``.
 
-    ``configs`` is the folder of its YAML files: a name inside ``xrl/configs`` or an absolute path.
+    ``configs`` is the folder of its YAML files: a name inside ``xrl/configs`` or an absolute path. ``observations`` and
+    ``actions``: the kinds (``xrl.common.row.ObsSpec`` and ``ActionSpec``) that the method takes; agents refuse others.
     """
 
     agent: str
@@ -21,6 +22,8 @@ class MethodEntry:
     policy: str
     schema: str
     configs: str
+    observations: tuple[str, ...] = ("image", "vector")
+    actions: tuple[str, ...] = ("discrete", "continuous")
 
 
 class MethodRegistry(MutableMapping[str, MethodEntry]):
@@ -50,14 +53,15 @@ class MethodRegistry(MutableMapping[str, MethodEntry]):
         return self._entries[name.lower()][0]
 
 
+def _shipped(name: str, file: str, *actions: str) -> MethodEntry:
+    """A method of our own: its parts have the same file name in every room."""
+    return MethodEntry(f"xrl.agents.{file}:{name}Agent", f"xrl.learners.{file}:{name}Learner",
+                       f"xrl.policies.{file}:{name}Policy", f"xrl.configs.schemas.{file}:{name}Config", file,
+                       actions=actions)
+
+
 METHODS = MethodRegistry({
-    "DreamerV2": MethodEntry(
-        agent="xrl.agents.dreamer_v2:DreamerV2Agent",
-        learner="xrl.learners.dreamer_v2:DreamerV2Learner",
-        policy="xrl.policies.dreamer_v2:DreamerV2Policy",
-        schema="xrl.configs.schemas.dreamer_v2:DreamerV2Config",
-        configs="dreamer_v2",
-    ),
+    "DreamerV2": _shipped("DreamerV2", "dreamer_v2", "discrete", "multi_discrete", "continuous"),
 })
 
 
@@ -70,3 +74,30 @@ def find_method(name: str) -> str:
         raise ConfigError(f"method: unknown method {repr(name)[:80]}.{suggestion(str(name)[:80], METHODS)} "
                           f"Known methods: {', '.join(METHODS)}")
     return METHODS.canonical(name)
+
+
+def check_spaces(method: str, obs_kinds: Iterable[str], action_kind: str) -> None:
+    """Refuse an environment that ``method`` cannot learn from.
+
+    Raises ConfigError naming what the environment has and the methods that take it.
+    """
+    wanted = {*obs_kinds}
+
+    def takes(entry: MethodEntry) -> bool:
+        return wanted <= {*entry.observations} and action_kind in entry.actions
+
+    entry = METHODS[method]
+    if takes(entry):
+        return
+    if action_kind not in entry.actions:
+        problem = f"takes {_listed(entry.actions)} actions, and this environment has {action_kind} ones"
+    else:
+        problem = (f"takes {_listed(entry.observations)} observations, "
+                   f"and this environment has {_listed(sorted(wanted))} ones")
+    others = [name for name in METHODS if takes(METHODS[name])]
+    raise ConfigError(f"method: {METHODS.canonical(method)} {problem}; "
+                      + (f"methods that can: {', '.join(others)}" if others else "no method here can"))
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " and ".join(words) if len(words) < 3 else f"{', '.join(words[:-1])} and {words[-1]}"

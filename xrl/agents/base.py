@@ -35,6 +35,7 @@ from xrl.common.state import global_generators, numpy_state, restore_global_gene
 from xrl.configs.schemas.base import RunConfig
 from xrl.environment import RowEnvs, make_envs
 from xrl.learners.base import Learner
+from xrl.methods import check_spaces
 
 Config = TypeVar("Config", bound=RunConfig)
 
@@ -50,6 +51,9 @@ class Agent(ABC, Generic[Config]):
         config: schema object, dict or Namespace, e.g. from ``get_configs``.
         envs: from ``make_envs``; the agent steps them and leaves closing them to whoever opened them.
         callbacks: told of everything that happens, after the agent's own log and progress bar.
+
+    Raises:
+        ConfigError: the method takes no such observations or actions.
     """
 
     policy: torch.nn.Module
@@ -58,6 +62,7 @@ class Agent(ABC, Generic[Config]):
     def __init__(self, config: Config | Mapping[str, Any] | Namespace, envs: RowEnvs,
                  callbacks: Sequence[Callback] = ()) -> None:
         self.config: Config = as_config(config)  # type: ignore[assignment]
+        check_spaces(self.config.method, (spec.kind for spec in envs.obs_spec.values()), envs.action_spec.kind)
         self.envs = envs
         self.device = select_device(self.config.device)
         set_deterministic(self.config.deterministic, self.device)

@@ -225,10 +225,12 @@ class _Spaces:
 
     def __init__(self, spaces: Mapping[str, Any]) -> None:
         self.obs_spec = {name: ObsSpec(kind, tuple(shape)) for name, (kind, shape) in spaces["observation"].items()}
-        self.action_spec = ActionSpec(*spaces["action"])
-        sizes = [self.action_spec.size, *(size for spec in self.obs_spec.values() for size in spec.shape)]
+        kind, size, *choices = spaces["action"]
+        self.action_spec = ActionSpec(kind, size, *map(tuple, choices))
+        sizes = [self.action_spec.size, *self.action_spec.choices]
+        sizes += [size for spec in self.obs_spec.values() for size in spec.shape]
         kinds = {self.action_spec.kind, *(spec.kind for spec in self.obs_spec.values())}
-        if not kinds <= {"discrete", "continuous", "image", "vector"} or not all(
+        if not kinds <= {"discrete", "multi_discrete", "continuous", "image", "vector"} or not all(
                 type(size) is int and 0 < size < 2**20 for size in sizes):
             raise ValueError(f"no such spaces: {spaces}")
 

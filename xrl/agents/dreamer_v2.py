@@ -83,18 +83,11 @@ class DreamerV2Agent(Agent[DreamerV2Config]):
 
     def training_action(self) -> np.ndarray:
         if not self.policy_acts:
-            return self.random_action()
+            return self.envs.action_spec.random(self.rng, self.envs.num_envs)
         assert self.row is not None
         with self.background.stream() if self.background else nullcontext():
             action, self.state = self.acting_step(self.state, *self.to_device(self.row))
             return action.cpu().numpy()
-
-    def random_action(self) -> np.ndarray:
-        """Uniform over the action space, (E, A)."""
-        spec, envs = self.envs.action_spec, self.envs.num_envs
-        if spec.kind == "discrete":
-            return np.eye(spec.size, dtype=np.float32)[self.rng.integers(spec.size, size=envs)]
-        return self.rng.uniform(-1, 1, (envs, spec.size)).astype(np.float32)
 
     def observe(self, row: Row) -> None:
         if self.replay is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +48,8 @@ def load_model_file(path: Path, agent: Agent[Any]) -> None:
 
 def _spaces(agent: Agent[Any]) -> dict[str, Any]:
     obs = {name: [spec.kind, list(spec.shape)] for name, spec in sorted(agent.envs.obs_spec.items())}
-    return {"observation": obs, "action": list(asdict(agent.envs.action_spec).values())}
+    spec = agent.envs.action_spec
+    return {"observation": obs, "action": [spec.kind, spec.size, *([list(spec.choices)] if spec.choices else [])]}
 
 
 def _split(state: dict[str, Any], prefix: str = "") -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -15,12 +15,15 @@ from typing import Any, Literal
 
 import numpy as np
 
+ActionKind = Literal["discrete", "multi_discrete", "continuous"]
+ObsKind = Literal["image", "vector"]
+
 
 @dataclass(frozen=True)
 class ObsSpec:
     """One entry of an observation: an image (H, W, C) of uint8 or a vector (n,) of float32."""
 
-    kind: Literal["image", "vector"]
+    kind: ObsKind
     shape: tuple[int, ...]
 
     @property
@@ -30,10 +33,23 @@ class ObsSpec:
 
 @dataclass(frozen=True)
 class ActionSpec:
-    """Actions as networks see them: one-hot (``discrete``) or in [-1, 1] (``continuous``); ``size`` is A."""
+    """Actions as networks see them, (A,) float32; ``size`` is A.
 
-    kind: Literal["discrete", "continuous"]
+    ``discrete``: one-hot. ``multi_discrete``: one one-hot after the other, of lengths ``choices``, which add up to A.
+    ``continuous``: in [-1, 1].
+    """
+
+    kind: ActionKind
     size: int
+    choices: tuple[int, ...] = ()
+
+    def random(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Uniform over all actions, (count, A)."""
+        if self.kind == "continuous":
+            return rng.uniform(-1, 1, (count, self.size)).astype(np.float32)
+        choices = self.choices or (self.size,)
+        parts = [np.eye(size, dtype=np.float32)[rng.integers(size, size=count)] for size in choices]
+        return np.concatenate(parts, axis=1)
 
 
 @dataclass

@@ -23,6 +23,7 @@ from xrl.common.row import Row
 from xrl.configs.schemas.dreamer_v2 import DreamerV2Config, OptimizerConfig
 from xrl.learners.base import Learner, Postmortem
 from xrl.nn.distributions import normal_loss, uniform
+from xrl.nn.heads import TruncatedNormalActor
 from xrl.nn.layers import OneHots
 from xrl.ops.kl import balanced_kl
 from xrl.ops.returns import cumulative_weight, lambda_return
@@ -91,8 +92,7 @@ class DreamerV2Learner(Learner):
     def __init__(self, policy: DreamerV2Policy, config: DreamerV2Config, generator: torch.Generator) -> None:
         self.policy, self.config, self.generator = policy, config, generator
         self.model, self.actor, self.critic = policy.world_model, policy.actor, policy.critic
-        discrete = not self.actor.noise_shape
-        auto = "reinforce" if discrete else "dynamics"
+        auto = "dynamics" if isinstance(self.actor, TruncatedNormalActor) else "reinforce"
         self.actor_grad = auto if config.actor.grad == "auto" else config.actor.grad
         self.model_opt = _adam(self.model, "world_model", config.model_opt)
         self.actor_opt = _adam(self.actor, "actor", config.actor_opt)

@@ -79,6 +79,28 @@ class OneHot:
 
 
 @dataclass(frozen=True)
+class MultiOneHot:
+    """Independent categoricals whose one-hot vectors stand one after the other, (..., A)."""
+
+    parts: tuple[OneHot, ...]
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """``noise``: uniform, (..., parts)."""
+        return torch.cat([part.sample(noise[..., i]) for i, part in enumerate(self.parts)], -1)
+
+    def mode(self) -> Tensor:
+        return torch.cat([part.mode() for part in self.parts], -1)
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        sizes = [part.logits.shape[-1] for part in self.parts]
+        own = zip(self.parts, action.split(sizes, -1), strict=True)
+        return torch.stack([part.log_prob(chosen) for part, chosen in own]).sum(0)
+
+    def entropy(self) -> Tensor:
+        return torch.stack([part.entropy() for part in self.parts]).sum(0)
+
+
+@dataclass(frozen=True)
 class TruncatedNormal:
     """A normal cut to [-1, 1] and renormalised, independent over the last axis; ``loc`` in [-1, 1].
 

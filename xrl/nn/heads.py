@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xrl.common.row import ActionSpec
-from xrl.nn.distributions import OneHot, TruncatedNormal, normal_loss
+from xrl.nn.distributions import MultiOneHot, OneHot, TruncatedNormal, normal_loss
 from xrl.nn.layers import MLP, OneHots, dense
 
 
@@ -56,6 +56,22 @@ class OneHotActor(nn.Module):
         return OneHot(self.out(self.mlp(feat, known)).float())
 
 
+class MultiOneHotActor(nn.Module):
+    """Policy over several discrete actions at once: (..., F) -> MultiOneHot over ``choices``."""
+
+    def __init__(self, inputs: int, choices: Sequence[int], layers: int, units: int, norm: str = "none") -> None:
+        super().__init__()
+        self.mlp = MLP(inputs, layers, units, norm)
+        self.out = dense(units, sum(choices))
+        self.choices = list(choices)
+        self.noise_shape: tuple[int, ...] = (len(choices),)
+
+    def forward(self, feat: Tensor | OneHots, known: Sequence[Tensor] = ()) -> MultiOneHot:
+        """``known``: see ``MLP``."""
+        logits = self.out(self.mlp(feat, known)).float()
+        return MultiOneHot(tuple(OneHot(part) for part in logits.split(self.choices, -1)))
+
+
 class TruncatedNormalActor(nn.Module):
     """Policy over [-1, 1]^A: loc = tanh(m), scale = 2 sigmoid(s / 2) + min_std, so 1.1 where s = 0."""
 
@@ -75,10 +91,12 @@ class TruncatedNormalActor(nn.Module):
         return TruncatedNormal(torch.tanh(self.loc(x).float()), scale)
 
 
-Actor = OneHotActor | TruncatedNormalActor
+Actor = OneHotActor | MultiOneHotActor | TruncatedNormalActor
 
 
 def make_actor(inputs: int, action: ActionSpec, layers: int, units: int, norm: str = "none") -> Actor:
-    """The actor that fits the action space. Either takes noise of (..., *noise_shape), uniform in [0, 1)."""
+    """The actor that fits the action space. Each takes noise of (..., *noise_shape), uniform in [0, 1)."""
+    if action.kind == "multi_discrete":
+        return MultiOneHotActor(inputs, action.choices, layers, units, norm)
     kind = OneHotActor if action.kind == "discrete" else TruncatedNormalActor
     return kind(inputs, action.size, layers, units, norm)
