@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from xrl.common.optimizer import Adam
+from xrl.common.optimizer import Optimizer
 
 Record = TypeVar("Record")
 
@@ -22,7 +22,7 @@ class Health:
     so that a host that learns of it late finds everything as that update left it.
     """
 
-    def __init__(self, optimizers: Sequence[Adam], patience: int) -> None:
+    def __init__(self, optimizers: Sequence[Optimizer], patience: int) -> None:
         device = optimizers[0].weights.device
         self.patience = patience
         self.well = torch.ones((), dtype=torch.bool, device=device)
@@ -31,7 +31,7 @@ class Health:
         for optimizer in optimizers:
             optimizer.healthy = self.well  # they keep the gradients' norms of the update that made the learner sick
 
-    def step(self, good: Tensor, *optimizers: Adam) -> Tensor:
+    def step(self, good: Tensor, *optimizers: Optimizer) -> Tensor:
         """Apply what the optimisers have differentiated: all of them, or none if one is not finite or not ``good``.
 
         Returns whether they were applied, a bool on the device.

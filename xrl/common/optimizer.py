@@ -1,8 +1,9 @@
-"""Adam as DreamerV2 uses it: TensorFlow's epsilon, clipping by global norm, decay free of the learning rate."""
+"""Optimisers over one flat buffer: Adam as DreamerV2 uses it, and LaProp as DreamerV3 does."""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,29 +11,19 @@ import torch
 from torch import Tensor, nn
 
 
-class Adam:
+class Optimizer(ABC):
     """One optimiser over named parameters, which become views of one flat buffer: a step is a dozen operations.
 
-    With gradient g of global norm \\|g\\|, in this order (official code, tfutils.py)::
-
-        g <- g min(1, clip / |g|)
-        w <- (1 - weight_decay) w                  every weight, biases and norms too, not multiplied by lr
-        m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2
-        w <- w - lr sqrt(1 - b2^t) / (1 - b1^t) m / (sqrt(v) + eps)
-
-    The last line is TensorFlow's: eps meets the *uncorrected* sqrt(v), so torch's eps would be
-    eps / sqrt(1 - b2^t). A gradient that holds NaN or infinity changes nothing, neither weights nor moments;
-    ``healthy`` turns False and ``culprit()`` names the parameter. Nothing here waits for the device.
+    A gradient that holds NaN or infinity changes nothing, neither weights nor moments; ``healthy`` turns False and
+    ``culprit()`` names the parameter. Nothing here waits for the device.
     """
 
     betas = (0.9, 0.999)
 
-    def __init__(self, named_parameters: Iterable[tuple[str, nn.Parameter]], *, lr: float, eps: float, clip: float,
-                 weight_decay: float) -> None:
+    def __init__(self, named_parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
         named = list(named_parameters)
         self.names = [name for name, _ in named]
         self.parameters: list[nn.Parameter] = [parameter for _, parameter in named]
-        self.lr, self.eps, self.clip, self.weight_decay = lr, eps, clip, weight_decay
         self.orders = [_memory_order(parameter) for parameter in self.parameters]
         self.weights = _flatten([parameter.data for parameter in self.parameters], self.orders)
         for parameter, view in zip(self.parameters, self._views(self.weights), strict=True):
@@ -44,6 +35,7 @@ class Adam:
         self.healthy = torch.ones((), dtype=torch.bool, device=self.weights.device)
         self.finite, self.norm = self.healthy.clone(), self.steps.clone()  # of the gradients gathered last
         self.norms = self.weights.new_zeros(len(named))  # of each gradient, in the last healthy step or the first bad
+        self.gathered = self.norms.clone()  # of each of the gradients gathered last
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor], valid: Tensor | bool = True) -> Tensor:
@@ -57,7 +49,7 @@ class Adam:
     def gather(self, gradients: Sequence[Tensor], valid: Tensor | bool = True) -> Tensor:
         """The first half of a step: take the gradients, change no weight. ``finite`` says whether all of them are, and
         ``valid`` too. Returns their global norm."""
-        norms = torch.stack(torch._foreach_norm(list(gradients)))
+        self.gathered = norms = torch.stack(torch._foreach_norm(list(gradients)))
         self.norms.copy_(norms.where(self.healthy, self.norms))
         self.norm = torch.linalg.vector_norm(norms)
         self.finite = torch.isfinite(self.norm) & valid
@@ -65,23 +57,15 @@ class Adam:
                   out=self.gradient)
         return self.norm
 
-    @torch.no_grad()
+    @abstractmethod
     def apply(self, good: Tensor) -> None:
         """The second half: step with what was gathered, or change nothing where not ``good``, a bool on the device;
         what is not ``finite`` must not be good."""
+
+    def _corrections(self) -> tuple[Tensor, Tensor]:
+        """1 - b^t of both betas, as -expm1(t log b): in float32 the plain difference is off by 6e-5 at t = 1."""
         b1, b2 = self.betas
-        live = good.to(self.norm.dtype)
-        self.steps += live
-        # 1 - b^t as -expm1(t log b): in float32 the plain difference is off by 6e-5 at t = 1.
-        correction1 = -torch.expm1(self.steps * math.log(b1))
-        correction2 = -torch.expm1(self.steps * math.log(b2))
-        rate = self.lr * live * correction2.sqrt() / correction1.clamp(min=1e-8)
-        scale = torch.where(good, self.clip / self.norm.clamp(min=self.clip), 0.0)
-        self.gradient.mul_(scale).nan_to_num_(0.0, 0.0, 0.0)
-        self.weights.mul_(1 - self.weight_decay * live)
-        self.mean.lerp_(self.gradient, (1 - b1) * live)
-        self.square.lerp_(self.gradient.square_(), (1 - b2) * live)
-        self.weights.sub_((rate * self.mean).div_(self.square.sqrt().add_(self.eps)))
+        return -torch.expm1(self.steps * math.log(b1)), -torch.expm1(self.steps * math.log(b2))
 
     def _views(self, flat: Tensor) -> list[Tensor]:
         """The part of a flat buffer that belongs to each parameter, in the parameter's shape and memory order."""
@@ -119,6 +103,75 @@ class Adam:
         self.steps.copy_(state["steps"])
         self.healthy.fill_(True)
         self.norms.zero_()
+
+
+class Adam(Optimizer):
+    """With gradient g of global norm \\|g\\|, in this order (official code of DreamerV2, tfutils.py)::
+
+        g <- g min(1, clip / |g|)
+        w <- (1 - weight_decay) w                  every weight, biases and norms too, not multiplied by lr
+        m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2
+        w <- w - lr sqrt(1 - b2^t) / (1 - b1^t) m / (sqrt(v) + eps)
+
+    The last line is TensorFlow's: eps meets the *uncorrected* sqrt(v), so torch's eps would be
+    eps / sqrt(1 - b2^t).
+    """
+
+    def __init__(self, named_parameters: Iterable[tuple[str, nn.Parameter]], *, lr: float, eps: float, clip: float,
+                 weight_decay: float) -> None:
+        super().__init__(named_parameters)
+        self.lr, self.eps, self.clip, self.weight_decay = lr, eps, clip, weight_decay
+
+    @torch.no_grad()
+    def apply(self, good: Tensor) -> None:
+        b1, b2 = self.betas
+        live = good.to(self.norm.dtype)
+        self.steps += live
+        correction1, correction2 = self._corrections()
+        rate = self.lr * live * correction2.sqrt() / correction1.clamp(min=1e-8)
+        scale = torch.where(good, self.clip / self.norm.clamp(min=self.clip), 0.0)
+        self.gradient.mul_(scale).nan_to_num_(0.0, 0.0, 0.0)
+        self.weights.mul_(1 - self.weight_decay * live)
+        self.mean.lerp_(self.gradient, (1 - b1) * live)
+        self.square.lerp_(self.gradient.square_(), (1 - b2) * live)
+        self.weights.sub_((rate * self.mean).div_(self.square.sqrt().add_(self.eps)))
+
+
+class LaProp(Optimizer):
+    """DreamerV3's: momentum of *normalised* gradients, after adaptive clipping, tensor by tensor, in this order::
+
+        g <- g / max(1, |g| / (clip max(1e-3, |w|)))                 norms of whole tensors, no global one
+        v <- b2 v + (1 - b2) g^2;  n = g / (sqrt(v / (1 - b2^t)) + eps)
+        m <- b1 m + (1 - b1) n
+        w <- w - lr min(1, (t - 1) / warmup) m / (1 - b1^t)          the first step only fills v and m
+
+    Ziyin et al. 2020, "LaProp"; Brock et al. 2021, "NFNets", eq. 3, for the clipping. ``warmup``: steps.
+    """
+
+    eps = 1e-20
+    smallest = 1e-3  # the norm that a tensor counts as, at least
+
+    def __init__(self, named_parameters: Iterable[tuple[str, nn.Parameter]], *, lr: float, clip: float, warmup: int
+                 ) -> None:
+        super().__init__(named_parameters)
+        self.lr, self.clip, self.warmup = lr, clip, warmup
+        self._gradients = self._views(self.gradient)
+
+    @torch.no_grad()
+    def apply(self, good: Tensor) -> None:
+        b1, b2 = self.betas
+        live = good.to(self.norm.dtype)
+        largest = self.clip * torch.stack(torch._foreach_norm(list[Tensor](self.parameters))).clamp(min=self.smallest)
+        scales = torch.where(good, largest / self.gathered.maximum(largest), 0.0)
+        torch._foreach_mul_(self._gradients, list(scales.unbind()))
+        self.gradient.nan_to_num_(0.0, 0.0, 0.0)
+        rate = self.lr * live * (self.steps / max(1, self.warmup)).clamp(max=1.0)
+        self.steps += live
+        correction1, correction2 = self._corrections()
+        self.square.lerp_(self.gradient.square(), (1 - b2) * live)
+        self.gradient.div_((self.square / correction2.clamp(min=1e-8)).sqrt_().add_(self.eps))
+        self.mean.lerp_(self.gradient, (1 - b1) * live)
+        self.weights.sub_(rate / correction1.clamp(min=1e-8) * self.mean)
 
 
 def _flatten(tensors: Sequence[Tensor], orders: Sequence[tuple[int, ...]]) -> Tensor:

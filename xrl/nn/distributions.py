@@ -26,6 +26,14 @@ def normal_loss(mean: Tensor, target: Tensor, dims: int = 0) -> Tensor:
     return loss.sum(tuple(range(-dims, 0))) if dims else loss
 
 
+def mixed(logits: Tensor, unimix: float) -> Tensor:
+    """Logits of (1 - unimix) softmax(logits) + unimix / K, over the last axis (DreamerV3): no class is ever impossible.
+    """
+    if not unimix:
+        return logits
+    return torch.log((1 - unimix) * logits.softmax(-1) + unimix / logits.shape[-1])
+
+
 def straight_through(hard: Tensor, probs: Tensor) -> Tensor:
     """``hard`` forwards, the gradient of ``probs`` backwards. Grouped so that the value is exactly ``hard``."""
     return hard + (probs - probs.detach()) if probs.requires_grad else hard
@@ -98,6 +106,30 @@ class MultiOneHot:
 
     def entropy(self) -> Tensor:
         return torch.stack([part.entropy() for part in self.parts]).sum(0)
+
+
+@dataclass(frozen=True)
+class Normal:
+    """A normal, independent over the last axis, of no bounds: an environment clips what it is given."""
+
+    loc: Tensor
+    scale: Tensor
+
+    margin = 1.2e-7  # the inverse CDF is infinite at 0 and 1
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """``noise``: uniform, the shape of ``loc``."""
+        return self.loc + self.scale * torch.special.ndtri(noise.clamp(self.margin, 1 - self.margin))
+
+    def mode(self) -> Tensor:
+        return self.loc
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        z = (action - self.loc) / self.scale
+        return (-0.5 * z.square() - self.scale.log() - LOG_SQRT_2PI).sum(-1)
+
+    def entropy(self) -> Tensor:
+        return (self.scale.log() + 0.5 + LOG_SQRT_2PI).sum(-1)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -16,14 +19,18 @@ def names_of(obs_spec: dict[str, ObsSpec], kind: str) -> list[str]:
 
 
 class ObsEncoder(nn.Module):
-    """All images joined on channels into one convolutional encoder, all vectors joined into one MLP."""
+    """All images joined on channels into one convolutional encoder, all vectors joined into one MLP.
 
-    def __init__(self, obs_spec: dict[str, ObsSpec], depth: int, layers: int, units: int, norm: str = "none") -> None:
+    ``conv``: makes the former, with a ``size``, from channels, depth and style.
+    """
+
+    def __init__(self, obs_spec: dict[str, ObsSpec], depth: int, layers: int, units: int, norm: str = "none",
+                 conv: Callable[[int, int, str], Any] = ConvEncoder) -> None:
         super().__init__()
         self.images, self.vectors = names_of(obs_spec, "image"), names_of(obs_spec, "vector")
         self.size = 0
         if self.images:
-            self.conv = ConvEncoder(sum(obs_spec[name].shape[-1] for name in self.images), depth, norm)
+            self.conv = conv(sum(obs_spec[name].shape[-1] for name in self.images), depth, norm)
             self.size += self.conv.size
         if self.vectors:
             self.mlp = MLP(sum(obs_spec[name].shape[0] for name in self.vectors), layers, units, norm)
@@ -40,18 +47,21 @@ class ObsEncoder(nn.Module):
 
 
 class ObsDecoder(nn.Module):
-    """The mirror image of ObsEncoder: means of unit normals, one per observation entry."""
+    """The mirror image of ObsEncoder: means of unit normals, one per observation entry.
+
+    ``conv``: makes the decoder of images from inputs, channels, depth and style.
+    """
 
     def __init__(self, inputs: int, obs_spec: dict[str, ObsSpec], depth: int, layers: int, units: int,
-                 norm: str = "none") -> None:
+                 norm: str = "none", conv: Callable[[int, int, int, str], nn.Module] = ConvDecoder) -> None:
         super().__init__()
         self.images, self.vectors = names_of(obs_spec, "image"), names_of(obs_spec, "vector")
         self.channels = [obs_spec[name].shape[-1] for name in self.images]
         if self.images:
-            self.conv = ConvDecoder(inputs, sum(self.channels), depth, norm)
+            self.conv = conv(inputs, sum(self.channels), depth, norm)
         if self.vectors:
             self.mlp = MLP(inputs, layers, units, norm)
-            self.out = nn.ModuleList(dense(units, obs_spec[name].shape[0]) for name in self.vectors)
+            self.out = nn.ModuleList(dense(units, obs_spec[name].shape[0], norm) for name in self.vectors)
 
     def forward(self, feat: Tensor) -> dict[str, Tensor]:
         """(..., F) -> name -> (..., *shape), on the scale of the preprocessed observation, float32."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xrl.common.row import ActionSpec
-from xrl.nn.distributions import MultiOneHot, OneHot, TruncatedNormal, normal_loss
+from xrl.nn.distributions import MultiOneHot, Normal, OneHot, TruncatedNormal, mixed, normal_loss
 from xrl.nn.layers import MLP, OneHots, dense
 
 
@@ -19,7 +19,7 @@ class ScalarHead(nn.Module):
     def __init__(self, inputs: int, layers: int, units: int, norm: str = "none") -> None:
         super().__init__()
         self.mlp = MLP(inputs, layers, units, norm)
-        self.out = dense(units, 1)
+        self.out = dense(units, 1, norm)
 
     def forward(self, feat: Tensor | OneHots) -> Tensor:
         """(..., F) -> the mean, (...)."""
@@ -43,33 +43,39 @@ class DiscountHead(ScalarHead):
 
 
 class OneHotActor(nn.Module):
-    """Policy over discrete actions: (..., F) -> OneHot over A."""
+    """Policy over discrete actions: (..., F) -> OneHot over A.
 
-    def __init__(self, inputs: int, action_size: int, layers: int, units: int, norm: str = "none") -> None:
+    ``scale``: of the initial output weights; ``unimix``: the share of the uniform law in the policy.
+    """
+
+    def __init__(self, inputs: int, action_size: int, layers: int, units: int, norm: str = "none", scale: float = 1.0,
+                 unimix: float = 0.0) -> None:
         super().__init__()
         self.mlp = MLP(inputs, layers, units, norm)
-        self.out = dense(units, action_size)
+        self.out = dense(units, action_size, norm, scale)
+        self.unimix = unimix
         self.noise_shape: tuple[int, ...] = ()
 
     def forward(self, feat: Tensor | OneHots, known: Sequence[Tensor] = ()) -> OneHot:
         """``known``: see ``MLP``."""
-        return OneHot(self.out(self.mlp(feat, known)).float())
+        return OneHot(mixed(self.out(self.mlp(feat, known)).float(), self.unimix))
 
 
 class MultiOneHotActor(nn.Module):
     """Policy over several discrete actions at once: (..., F) -> MultiOneHot over ``choices``."""
 
-    def __init__(self, inputs: int, choices: Sequence[int], layers: int, units: int, norm: str = "none") -> None:
+    def __init__(self, inputs: int, choices: Sequence[int], layers: int, units: int, norm: str = "none",
+                 scale: float = 1.0, unimix: float = 0.0) -> None:
         super().__init__()
         self.mlp = MLP(inputs, layers, units, norm)
-        self.out = dense(units, sum(choices))
-        self.choices = list(choices)
+        self.out = dense(units, sum(choices), norm, scale)
+        self.choices, self.unimix = list(choices), unimix
         self.noise_shape: tuple[int, ...] = (len(choices),)
 
     def forward(self, feat: Tensor | OneHots, known: Sequence[Tensor] = ()) -> MultiOneHot:
         """``known``: see ``MLP``."""
         logits = self.out(self.mlp(feat, known)).float()
-        return MultiOneHot(tuple(OneHot(part) for part in logits.split(self.choices, -1)))
+        return MultiOneHot(tuple(OneHot(mixed(part, self.unimix)) for part in logits.split(self.choices, -1)))
 
 
 class TruncatedNormalActor(nn.Module):
@@ -91,12 +97,40 @@ class TruncatedNormalActor(nn.Module):
         return TruncatedNormal(torch.tanh(self.loc(x).float()), scale)
 
 
-Actor = OneHotActor | MultiOneHotActor | TruncatedNormalActor
+class BoundedNormalActor(nn.Module):
+    """DreamerV3's policy over [-1, 1]^A: a normal of loc = tanh(m) and scale = 0.9 sigmoid(s + 2) + 0.1, itself not cut
+    to these bounds. The scale begins near 0.89 and lies in (0.1, 1)."""
+
+    min_std, max_std = 0.1, 1.0
+
+    def __init__(self, inputs: int, action_size: int, layers: int, units: int, norm: str = "rms", scale: float = 1.0
+                 ) -> None:
+        super().__init__()
+        self.mlp = MLP(inputs, layers, units, norm)
+        self.loc = dense(units, action_size, norm, scale)
+        self.scale = dense(units, action_size, norm, scale)
+        self.noise_shape: tuple[int, ...] = (action_size,)
+
+    def forward(self, feat: Tensor | OneHots, known: Sequence[Tensor] = ()) -> Normal:
+        """``known``: see ``MLP``."""
+        x = self.mlp(feat, known)
+        scale = (self.max_std - self.min_std) * torch.sigmoid(self.scale(x).float() + 2) + self.min_std
+        return Normal(torch.tanh(self.loc(x).float()), scale)
+
+
+Actor = OneHotActor | MultiOneHotActor | TruncatedNormalActor | BoundedNormalActor
 
 
 def make_actor(inputs: int, action: ActionSpec, layers: int, units: int, norm: str = "none") -> Actor:
-    """The actor that fits the action space. Each takes noise of (..., *noise_shape), uniform in [0, 1)."""
+    """DreamerV2's actor for an action space. Each takes noise of (..., *noise_shape), uniform in [0, 1)."""
+    if action.kind == "continuous":
+        return TruncatedNormalActor(inputs, action.size, layers, units, norm)
+    return make_discrete_actor(inputs, action, layers, units, norm)
+
+
+def make_discrete_actor(inputs: int, action: ActionSpec, layers: int, units: int, norm: str = "none",
+                        scale: float = 1.0, unimix: float = 0.0) -> OneHotActor | MultiOneHotActor:
+    """The actor that fits a discrete or multi_discrete action space."""
     if action.kind == "multi_discrete":
-        return MultiOneHotActor(inputs, action.choices, layers, units, norm)
-    kind = OneHotActor if action.kind == "discrete" else TruncatedNormalActor
-    return kind(inputs, action.size, layers, units, norm)
+        return MultiOneHotActor(inputs, action.choices, layers, units, norm, scale, unimix)
+    return OneHotActor(inputs, action.size, layers, units, norm, scale, unimix)

@@ -1,17 +1,25 @@
-"""Dense layers as Keras builds them: Glorot-uniform kernels, zero biases, LayerNorm with epsilon 1e-3."""
+"""Dense layers, and what stands between them: as Keras builds them (DreamerV1 and V2: Glorot-uniform kernels, zero
+biases, LayerNorm with epsilon 1e-3), or as DreamerV3 does (truncated normal kernels, RMSNorm)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 LAYER_NORM_EPS = 1e-3  # Keras' default, which the official code relies on; torch's is 1e-5
+RMS_NORM_EPS = 1e-4
+TRUNCATED = 0.87962566103423978  # standard deviation of a unit normal cut to [-2, 2]
+
+Norm = Literal["none", "layer", "rms"]
+"""The style of a network: what follows each of its dense layers, and how these begin. "none": ELU; "layer": LayerNorm
+and ELU, both with Glorot's kernels; "rms": RMSNorm and SiLU, with DreamerV3's kernels."""
 
 
 def glorot(layer: nn.Module) -> None:
@@ -22,11 +30,24 @@ def glorot(layer: nn.Module) -> None:
             nn.init.zeros_(layer.bias)
 
 
-def dense(inputs: int, outputs: int) -> nn.Linear:
-    """A Glorot-initialised dense layer whose weight lies in memory as (inputs, outputs): what one input adds to the
-    outputs is then contiguous, which ``gather_sum`` needs and no matrix product minds."""
+@torch.no_grad()
+def fan_in(weight: Tensor, inputs: int, scale: float = 1.0) -> None:
+    """Initialise in place as DreamerV3 does: a normal cut at two of its standard deviations, whose own is then
+    ``scale`` / sqrt(``inputs``)."""
+    nn.init.trunc_normal_(weight, a=-2.0, b=2.0)
+    weight.mul_(scale / math.sqrt(inputs) / TRUNCATED)
+
+
+def dense(inputs: int, outputs: int, norm: str = "none", scale: float = 1.0) -> nn.Linear:
+    """A dense layer of a network in style ``norm``, whose weight lies in memory as (inputs, outputs): what one input
+    adds to the outputs is then contiguous, which ``gather_sum`` needs and no matrix product minds. ``scale``: of the
+    initial weights; 0 for an output that begins at zero."""
     layer = nn.Linear(inputs, outputs)
-    glorot(layer)
+    if norm == "rms":
+        fan_in(layer.weight, inputs, scale)
+        nn.init.zeros_(layer.bias)
+    else:
+        glorot(layer)
     layer.weight.data = layer.weight.data.t().contiguous().t()
     return layer
 
@@ -44,9 +65,28 @@ class LayerNorm(nn.LayerNorm):
                             self.eps).to(x.dtype)
 
 
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + eps) times a learned scale, over the last axis, in float32 whatever the precision around."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        return F.rms_norm(x.to(dtype), self.weight.shape, self.weight.to(dtype), RMS_NORM_EPS).to(x.dtype)
+
+
 def norm_layer(norm: str, size: int) -> nn.Module:
-    """``norm``: "none" or "layer" (over the last axis)."""
-    return LayerNorm(size) if norm == "layer" else nn.Identity()
+    """The norm of a style, over the last axis."""
+    if norm == "none":
+        return nn.Identity()
+    return RMSNorm(size) if norm == "rms" else LayerNorm(size)
+
+
+def activation(norm: str) -> nn.Module:
+    """The activation of a style, in place: no backward pass asks for what an ELU overwrites."""
+    return nn.SiLU() if norm == "rms" else nn.ELU(inplace=True)
 
 
 @dataclass(frozen=True)
@@ -68,13 +108,12 @@ class OneHots:
 
 
 class MLP(nn.Sequential):
-    """``layers`` times dense, norm, ELU: (..., inputs) -> (..., units)."""
+    """``layers`` times dense, norm, activation, in style ``norm``: (..., inputs) -> (..., units)."""
 
     def __init__(self, inputs: int, layers: int, units: int, norm: str = "none") -> None:
         blocks: list[nn.Module] = []
         for size in [inputs] + [units] * (layers - 1):
-            # In place: no backward pass asks for what the ELU overwrites.
-            blocks += [dense(size, units), norm_layer(norm, units), nn.ELU(inplace=True)]
+            blocks += [dense(size, units, norm), norm_layer(norm, units), activation(norm)]
         super().__init__(*(block for block in blocks if not isinstance(block, nn.Identity)))
         self._record: list[list[Tensor]] | None = None
         self._can_recall = norm == "none"
@@ -92,6 +131,11 @@ class MLP(nn.Sequential):
             recalled: Tensor = _Recalled.apply(x, known, *self.parameters())
             return recalled
         return self.after_first(gather_linear(self.first, x) if isinstance(x, OneHots) else self.first(x))
+
+    def loop(self, outside: Tensor) -> Callable[[int, Tensor], Tensor]:
+        """The MLP inside a loop over T steps, on [inside; outside] with ``outside`` (T, B, O): see ``LoopLinear``."""
+        first = LoopLinear(self.first, outside)
+        return lambda t, inside: self.after_first(first(t, inside))
 
     def after_first(self, x: Tensor) -> Tensor:
         """What follows the first dense layer, given its output."""

@@ -60,3 +60,12 @@ def balanced_kl(dyn_kl: Tensor, rep_kl: Tensor, balance: float, free_nats: float
         return kl.mean().clamp(min=free_nats) if free_avg else kl.clamp(min=free_nats).mean()
 
     return balance * clipped(dyn_kl) + (1 - balance) * clipped(rep_kl)
+
+
+def weighted_kl(dyn_kl: Tensor, rep_kl: Tensor, dyn_scale: float, rep_scale: float, free_bits: float) -> Tensor:
+    """DreamerV3's two KL losses, eq. 5: b_dyn max(f, KL(sg q || p)) + b_rep max(f, KL(q || sg p)), row by row.
+
+    A row whose KL, summed over the latents, is below ``free_bits`` f (nats) has no gradient; V2 clips the mean of all
+    rows instead. ``dyn_kl``, ``rep_kl``: (T, B), nats. Returns (T, B).
+    """
+    return dyn_scale * dyn_kl.clamp(min=free_bits) + rep_scale * rep_kl.clamp(min=free_bits)

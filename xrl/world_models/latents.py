@@ -9,17 +9,23 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from xrl.nn.distributions import LOG_SQRT_2PI, category, one_hot_sample, uniform
+from xrl.nn.distributions import LOG_SQRT_2PI, category, mixed, one_hot_sample, uniform
 from xrl.ops.kl import categorical_kl, categorical_kl_each, gaussian_kl, gaussian_kl_each
 
 
 @dataclass(frozen=True)
 class CategoricalLatent:
-    """S independent categoricals of K classes, straight-through gradients (DreamerV2, algorithm 1). Stats: logits."""
+    """S independent categoricals of K classes, straight-through gradients (DreamerV2, algorithm 1). Stats: logits.
+
+    ``unimix``: the share of a uniform law in every law of z, prior and posterior (DreamerV3): samples, KL and entropy
+    are all those of the mixture, so no class is ever impossible and the KL is bounded.
+    """
 
     stoch: int
     classes: int
+    unimix: float = 0.0
 
     @property
     def size(self) -> int:
@@ -67,14 +73,16 @@ class CategoricalLatent:
         return -(log_p.exp() * log_p).sum((-2, -1))
 
     def _logits(self, stats: Tensor) -> Tensor:
-        return stats.unflatten(-1, (self.stoch, self.classes)).float()
+        return mixed(stats.unflatten(-1, (self.stoch, self.classes)).float(), self.unimix)
 
 
 @dataclass(frozen=True)
 class GaussianLatent:
-    """S independent normals; stats: means, then raw deviations; std = 2 sigmoid(raw / 2) + 0.1."""
+    """S independent normals; stats: means, then raw deviations; std = 2 sigmoid(raw / 2) + 0.1 (DreamerV2's code), or
+    softplus(raw) + 0.1 (DreamerV1: ``std`` "softplus")."""
 
     stoch: int
+    std: str = "sigmoid"
     min_std = 0.1
 
     @property
@@ -104,7 +112,8 @@ class GaussianLatent:
 
     def _law(self, stats: Tensor) -> tuple[Tensor, Tensor]:
         mean, raw = stats.float().chunk(2, -1)
-        return mean, 2 * torch.sigmoid(raw / 2) + self.min_std
+        std = functional.softplus(raw) if self.std == "softplus" else 2 * torch.sigmoid(raw / 2)
+        return mean, std + self.min_std
 
 
 Latent = CategoricalLatent | GaussianLatent

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from xrl.nn.layers import MLP, LoopLinear, OneHots, dense
-from xrl.nn.recurrent import LayerNormGRUCell
+from xrl.nn.recurrent import make_cell
 from xrl.world_models.latents import CategoricalLatent, Latent
 
 
@@ -40,22 +40,21 @@ class RSSM(nn.Module):
 
         h_t = f(h_{t-1}, z_{t-1}, a_{t-1})      recurrent cell, after one dense layer on [z; a]
         z_t ~ q(z_t | h_t, x_t)                 posterior, one hidden layer on [h; embed]
-        z_t ~ p(z_t | h_t)                      prior, one hidden layer on h
+        z_t ~ p(z_t | h_t)                      prior, ``prior_layers`` hidden layers on h
 
-    Indices follow the rows: ``action[t]`` is the action that led to ``embed[t]``.
+    Indices follow the rows: ``action[t]`` is the action that led to ``embed[t]``. ``cell``: see ``make_cell``.
     """
 
     def __init__(self, embed_size: int, action_size: int, latent: Latent, deter: int, hidden: int,
-                 norm: str = "none") -> None:
+                 norm: str = "none", cell: str = "layer_norm_gru", prior_layers: int = 1) -> None:
         super().__init__()
         self.latent, self.deter = latent, deter
         self.feat_size = latent.size + deter
-        self.img_in = MLP(latent.size + action_size, 1, hidden, norm)
-        self.cell = LayerNormGRUCell(hidden, deter)
-        self.img_out = MLP(deter, 1, hidden, norm)
-        self.img_stats = dense(hidden, latent.stats_size)
+        self.img_in, self.cell = make_cell(cell, latent.size, action_size, deter, hidden, norm)
+        self.img_out = MLP(deter, prior_layers, hidden, norm)
+        self.img_stats = dense(hidden, latent.stats_size, norm)
         self.obs_out = MLP(deter + embed_size, 1, hidden, norm)
-        self.obs_stats = dense(hidden, latent.stats_size)
+        self.obs_stats = dense(hidden, latent.stats_size, norm)
 
     def initial(self, batch: int) -> State:
         """All zeros."""
@@ -95,16 +94,15 @@ class RSSM(nn.Module):
             Posterior states (T, B, ...) and their stats (T, B, stats_size).
         """
         keep, lead = ~is_first.unsqueeze(-1), is_first.shape
-        img_in = LoopLinear(self.img_in.first, action.where(keep, 0.0))
-        gates = LoopLinear(self.cell.gates, shape=lead)
-        obs_out = LoopLinear(self.obs_out.first, embed)
+        img_in = self.img_in.loop(action.where(keep, 0.0))
+        cell = self.cell.loop(lead)
+        obs_out = self.obs_out.loop(embed)
         obs_stats = LoopLinear(self.obs_stats, shape=lead)
         deters, stochs, stats = [], [], []
         for t, (kept, drawn) in enumerate(zip(keep.unbind(0), noise.unbind(0), strict=True)):
             state = state.masked(kept)
-            x = self.img_in.after_first(img_in(t, state.stoch))
-            deter = self.cell.gated(gates(t, torch.cat([x, state.deter], -1)), state.deter)
-            stat = obs_stats(t, self.obs_out.after_first(obs_out(t, deter)))
+            deter = cell(t, img_in(t, state.stoch), state.deter)
+            stat = obs_stats(t, obs_out(t, deter))
             state = State(deter, self.latent.sample(stat, drawn))
             deters.append(deter)
             stochs.append(state.stoch)
@@ -114,17 +112,20 @@ class RSSM(nn.Module):
     def prior_stats(self, deter: Tensor) -> Tensor:
         return self.img_stats(self.img_out(deter))
 
-    def observe(self, embed: Tensor, action: Tensor, is_first: Tensor, noise: Tensor) -> tuple[State, Tensor, Tensor]:
+    def observe(self, embed: Tensor, action: Tensor, is_first: Tensor, noise: Tensor, start: State | None = None
+                ) -> tuple[State, Tensor, Tensor]:
         """Filter a batch of sequences; the recurrence consumes the posterior.
 
         Args:
             embed: (T, B, M); action: (T, B, A); is_first: (T, B) bool; noise: latent.noise(T, B).
+            start: the state before the first row, (B, ...); None for zeros.
 
         Returns:
             Posterior states (T, B, ...), posterior stats and prior stats (T, B, stats_size). The prior needs no
             sample here, so it is computed for all steps at once, outside the time loop.
         """
-        states, post_stats = self.observe_from(self.initial(embed.shape[1]), action, embed, is_first, noise)
+        start = self.initial(embed.shape[1]) if start is None else start
+        states, post_stats = self.observe_from(start, action, embed, is_first, noise)
         return states, post_stats, self.prior_stats(states.deter)
 
     def join(self, stoch: Tensor, rest: Tensor) -> Tensor | OneHots:
