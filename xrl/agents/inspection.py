@@ -12,7 +12,7 @@ from torch import Tensor
 
 from xrl.common.inspection import Dream, Inspection
 from xrl.common.row import Row
-from xrl.policies.dreamer_v2 import DreamerV2Policy
+from xrl.policies.views import WorldModelPolicy
 from xrl.world_models.latents import CategoricalLatent
 from xrl.world_models.open_loop import Episodes, OpenLoop, open_loop, squared_error, starts
 from xrl.world_models.rssm import State
@@ -31,7 +31,7 @@ class Inspector:
     """Looks at one policy with the episodes of one evaluation. ``transform``: of rewards, as the model learns them;
     ``horizon``: steps of imagined returns."""
 
-    def __init__(self, policy: DreamerV2Policy, episodes: Sequence[Row], transform: Callable[[Tensor], Tensor],
+    def __init__(self, policy: WorldModelPolicy, episodes: Sequence[Row], transform: Callable[[Tensor], Tensor],
                  horizon: int, generator: torch.Generator) -> None:
         self.policy, self.model, self.horizon, self.generator = policy, policy.world_model, horizon, generator
         self.rows, self.episodes = episodes[0], stacked(episodes, self.model.preprocess, transform, generator.device)

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from xrl.common.inspection import Look
 from xrl.common.row import ActionSpec, ObsSpec
 from xrl.configs.schemas.dreamer_v2 import DreamerV2Config
-from xrl.nn.distributions import OneHot, uniform
+from xrl.nn.distributions import uniform
 from xrl.nn.heads import ScalarHead, make_actor
+from xrl.policies import views
 from xrl.world_models.rssm import State
 from xrl.world_models.world_model import WorldModel
 
@@ -46,20 +47,15 @@ class DreamerV2Policy(nn.Module):
         Returns:
             Action (E, A), as the networks see it, and the state to pass next time.
         """
-        model, batch = self.world_model, len(is_first)
-        embed = model.encoder(model.preprocess(obs))
-        noise = model.latent.noise(batch, generator=generator)
-        state, _ = model.rssm.obs_step(state, action, embed, is_first, noise)
+        state = views.follow(self.world_model, state, obs, action, is_first, generator)
         law = self.actor(state.feat)
         if not explore:
             return law.mode(), state
-        return law.sample(uniform(batch, *self.actor.noise_shape, generator=generator)), state
+        return law.sample(uniform(len(is_first), *self.actor.noise_shape, generator=generator)), state
 
-    @torch.no_grad()
     def dream(self, state: State, action: Tensor, generator: torch.Generator) -> State:
         """One imagined step of N states (N, ...) with action (N, A)."""
-        noise = self.world_model.latent.noise(len(action), generator=generator)
-        return self.world_model.rssm.img_step(state, action, noise)
+        return views.dream(self.world_model, state, action, generator)
 
     def cont(self, feat: Tensor) -> Tensor:
         """Probability that the episode goes on, (..., F) -> (...): the discount head's mean without gamma; 1 without
@@ -67,12 +63,6 @@ class DreamerV2Policy(nn.Module):
         head = self.world_model.discount
         return torch.ones_like(feat[..., 0]) if head is None else (head(feat) / self.gamma).clamp(max=1.0)
 
-    @torch.no_grad()
     def look(self, state: State) -> Look:
         """Decode N states (N, ...)."""
-        model, feat = self.world_model, state.feat
-        law = self.actor(feat)
-        action = law.logits.softmax(-1) if isinstance(law, OneHot) else law.mode()
-        obs = {name: value.cpu().numpy() for name, value in model.unprocess(model.decoder(feat)).items()}
-        return Look(obs, *(part.cpu().numpy() for part in (
-            model.reward(feat), self.cont(feat), self.critic(feat), action, law.entropy())))
+        return views.look(self, state)

@@ -2,13 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from xrl.world_models.rssm import State
-from xrl.world_models.world_model import WorldModel
+from xrl.world_models.latents import Latent
+from xrl.world_models.rssm import RSSM, State
+
+
+class ViewedModel(Protocol):
+    """A world model as far as one can look into it, whichever method trains it; networks read feats (..., F)."""
+
+    @property
+    def latent(self) -> Latent: ...
+
+    @property
+    def rssm(self) -> RSSM: ...
+
+    @property
+    def encoder(self) -> Callable[..., Any]:
+        """Preprocessed observations -> ``embed``."""
+
+    @property
+    def decoder(self) -> Callable[..., Any]:
+        """Gives name -> (..., *shape), on the scale of preprocessed observations."""
+
+    @property
+    def reward(self) -> Callable[..., Any]:
+        """Gives the expected reward of arriving in the state, (...)."""
+
+    def preprocess(self, obs: dict[str, Tensor]) -> dict[str, Tensor]: ...
+
+    def unprocess(self, means: dict[str, Tensor]) -> dict[str, Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -54,7 +82,7 @@ def starts(episodes: Episodes, context: int, most: int) -> tuple[Tensor, Tensor]
 
 
 @torch.no_grad()
-def open_loop(model: WorldModel, post: State, episodes: Episodes, begin: tuple[Tensor, Tensor], horizon: int,
+def open_loop(model: ViewedModel, post: State, episodes: Episodes, begin: tuple[Tensor, Tensor], horizon: int,
               generator: torch.Generator) -> OpenLoop:
     """Dream with the true actions from posteriors ``post`` (T, B, ...) at ``begin`` (see ``starts``)::
 
