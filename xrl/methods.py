@@ -62,6 +62,7 @@ def _shipped(name: str, file: str, *actions: str) -> MethodEntry:
 
 METHODS = MethodRegistry({
     "DreamerV2": _shipped("DreamerV2", "dreamer_v2", "discrete", "multi_discrete", "continuous"),
+    "DreamerV3": _shipped("DreamerV3", "dreamer_v3", "discrete", "multi_discrete", "continuous"),
 })
 
 

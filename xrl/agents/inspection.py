@@ -94,7 +94,7 @@ class Inspector:
     def _looks(self, valid: Tensor) -> dict[str, np.ndarray]:
         """Scalars of the networks at the valid posteriors, (n,) each."""
         feat, policy = self.post.feat[valid], self.policy
-        parts = {"reward": self.model.reward(feat), "cont": policy.cont(feat), "value": policy.critic(feat),
+        parts = {"reward": self.model.reward(feat), "cont": policy.cont(feat), "value": policy.value(feat),
                  "entropy": policy.actor(feat).entropy()}
         return {name: value.cpu().numpy() for name, value in parts.items()}
 
@@ -103,7 +103,7 @@ class Inspector:
 
             G_t = r_t + gamma (1 - terminal_t) G_{t+1},     G at the last row: its value, or r if it is terminal
         """
-        episodes, value = self.episodes, self.policy.critic(self.post.feat)
+        episodes, value = self.episodes, self.policy.value(self.post.feat)
         last = episodes.valid & ~torch.cat([episodes.valid[1:], torch.zeros_like(episodes.valid[:1])])
         gain, gains = torch.zeros_like(value[0]), []
         for t in reversed(range(len(value))):
@@ -111,9 +111,9 @@ class Inspector:
             gain = torch.where(last[t] & ~episodes.is_terminal[t], value[t], further)
             gains.append(gain)
         known = episodes.valid & ~(last & ~episodes.is_terminal)
-        value, realised = value[known].cpu().numpy(), torch.stack(gains[::-1])[known].cpu().numpy()
-        return ({"value": float(value.mean()), "value_bias": float((value - realised).mean())},
-                {"values": pairs(value, realised)})
+        expected, realised = value[known].cpu().numpy(), torch.stack(gains[::-1])[known].cpu().numpy()
+        return ({"value": float(expected.mean()), "value_bias": float((expected - realised).mean())},
+                {"values": pairs(expected, realised)})
 
     def returns(self, begin: tuple[Tensor, Tensor]) -> tuple[dict[str, float], dict[str, Any]]:
         """What the policy dreams that it will get in ``horizon`` steps from ``begin``, and what it got. Both act by the

@@ -1,4 +1,4 @@
-"""When things happen, in agent steps."""
+"""When things happen, in agent steps or rows."""
 
 from __future__ import annotations
 
@@ -26,4 +26,29 @@ class Every:
         return {"last": self.last}
 
     def load_state_dict(self, state: dict[str, int | None]) -> None:
+        self.last = state["last"]
+
+
+class Ratio:
+    """How many updates are due, so that ``ratio`` of them come to a step. What is left over is kept.
+
+    The first call, wherever it comes, makes one due and starts the count (DreamerV3's official code).
+    """
+
+    def __init__(self, ratio: float) -> None:
+        self.ratio = ratio
+        self.last: float | None = None
+
+    def __call__(self, step: int) -> int:
+        if self.last is None:
+            self.last = float(step)
+            return 1
+        due = int((step - self.last) * self.ratio)
+        self.last += due / self.ratio
+        return due
+
+    def state_dict(self) -> dict[str, float | None]:
+        return {"last": self.last}
+
+    def load_state_dict(self, state: dict[str, float | None]) -> None:
         self.last = state["last"]

@@ -114,10 +114,16 @@ class SequenceReplay:
         T = seq_len, B = batch_size. ``obs``: name -> (T, B, *shape); ``action``: (T, B, A); ``reward`` and
         flags: (T, B). Raises ConfigError when there is nothing to draw from (see ``ready``).
         """
+        return self.windows(*self.draw(batch_size, rng))
+
+    def draw(self, batch_size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Where ``sample`` looks: environment and number of the first row of each window, (batch_size,) both."""
         if not self.ready:
             raise ConfigError(self.why_not_ready())
-        draw = self._draw_steps if self._sampling == "steps" else self._draw_episodes
-        env, first = draw(batch_size, rng)
+        return (self._draw_steps if self._sampling == "steps" else self._draw_episodes)(batch_size, rng)
+
+    def windows(self, env: np.ndarray, first: np.ndarray) -> Row:
+        """The windows that begin at rows ``first`` of environments ``env``, both (B,)."""
         batch = self._stored.gather(first + np.arange(self._seq_len)[:, None], env)
         batch["is_first"][0] = True
         return _unflatten(batch)
@@ -147,8 +153,27 @@ class SequenceReplay:
         return min(self._stored.end, self._rows)
 
     @property
-    def _oldest(self) -> int:
+    def end(self) -> int:
+        """Number of the next row: rows ever inserted, for each environment."""
+        return self._stored.end
+
+    @property
+    def oldest(self) -> int:
         """Number of the oldest surviving row."""
+        return self._oldest
+
+    @property
+    def window_count(self) -> int:
+        """Windows of all environments."""
+        return max(0, self._windows) * self._num_envs
+
+    @property
+    def rows(self) -> int:
+        """The most rows that each environment's ring holds."""
+        return self._rows
+
+    @property
+    def _oldest(self) -> int:
         return self._stored.end - self._size
 
     @property

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def lambda_return(reward: Tensor, next_value: Tensor, discount: Tensor, lambda_: float) -> Tensor:
+def lambda_return(reward: Tensor, next_value: Tensor, discount: Tensor, lambda_: float | Tensor) -> Tensor:
     """TD(lambda) targets, computed backwards from the bootstrap ``next_value[-1]`` (DreamerV2, eq. 4)::
 
         V_k = r_k + d_k [(1 - lambda) v_{k+1} + lambda V_{k+1}],    V_H = v_H
@@ -15,7 +15,8 @@ def lambda_return(reward: Tensor, next_value: Tensor, discount: Tensor, lambda_:
         reward: r_0 .. r_{H-1}, (H, N).
         next_value: v_1 .. v_H, (H, N).
         discount: d_0 .. d_{H-1}, (H, N); d_k weighs what comes after step k and contains gamma.
-        lambda_: 0 gives one-step targets, 1 the discounted sum up to the bootstrap.
+        lambda_: 0 gives one-step targets, 1 the discounted sum up to the bootstrap; a number, or one for each step,
+            (H, N).
 
     Returns:
         V_0 .. V_{H-1}, (H, N), differentiable in every input.

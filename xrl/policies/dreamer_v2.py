@@ -63,6 +63,11 @@ class DreamerV2Policy(nn.Module):
         head = self.world_model.discount
         return torch.ones_like(feat[..., 0]) if head is None else (head(feat) / self.gamma).clamp(max=1.0)
 
+    def value(self, feat: Tensor) -> Tensor:
+        """What the critic expects from here on, the reward of arriving included, (..., F) -> (...)."""
+        value: Tensor = self.critic(feat)
+        return value
+
     def look(self, state: State) -> Look:
         """Decode N states (N, ...)."""
         return views.look(self, state)

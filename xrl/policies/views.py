@@ -27,9 +27,8 @@ class Networks(Protocol):
     def actor(self) -> Callable[..., Any]:
         """Gives a law that has ``mode`` and ``entropy``."""
 
-    @property
-    def critic(self) -> Callable[..., Any]:
-        """Gives values, (...), which include the state's own reward."""
+    def value(self, feat: Tensor) -> Tensor:
+        """What is expected from here on, the reward of arriving included, (...)."""
 
     def cont(self, feat: Tensor) -> Tensor:
         """Probability that the episode goes on, (...)."""
@@ -73,4 +72,4 @@ def look(networks: Networks, state: State) -> Look:
     action = law.logits.softmax(-1) if isinstance(law, OneHot) else law.mode()
     obs = {name: value.cpu().numpy() for name, value in model.unprocess(model.decoder(feat)).items()}
     return Look(obs, *(part.cpu().numpy() for part in (
-        model.reward(feat), networks.cont(feat), networks.critic(feat), action, law.entropy())))
+        model.reward(feat), networks.cont(feat), networks.value(feat), action, law.entropy())))
