@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from xrl.common.inspection import Look
 from xrl.common.row import ActionSpec, ObsSpec
 from xrl.configs.schemas.dreamer_v2 import DreamerV2Config
-from xrl.nn.distributions import OneHot, uniform
+from xrl.nn.distributions import MultiOneHot, OneHot, TruncatedNormal, uniform
 from xrl.nn.heads import ScalarHead, make_actor
 from xrl.world_models.rssm import State
 from xrl.world_models.world_model import WorldModel
@@ -72,7 +72,14 @@ class DreamerV2Policy(nn.Module):
         """Decode N states (N, ...)."""
         model, feat = self.world_model, state.feat
         law = self.actor(feat)
-        action = law.logits.softmax(-1) if isinstance(law, OneHot) else law.mode()
         obs = {name: value.cpu().numpy() for name, value in model.unprocess(model.decoder(feat)).items()}
         return Look(obs, *(part.cpu().numpy() for part in (
-            model.reward(feat), self.cont(feat), self.critic(feat), action, law.entropy())))
+            model.reward(feat), self.cont(feat), self.critic(feat), _shown(law), law.entropy())))
+
+
+def _shown(law: OneHot | MultiOneHot | TruncatedNormal) -> Tensor:
+    """What ``Look.action`` holds of a policy, (..., A)."""
+    if isinstance(law, TruncatedNormal):
+        return law.mode()
+    parts = law.parts if isinstance(law, MultiOneHot) else (law,)
+    return torch.cat([part.logits.softmax(-1) for part in parts], -1)
