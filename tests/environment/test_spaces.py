@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 
 import cv2
@@ -90,6 +91,9 @@ def test_images_of_other_channels_are_refused(shape):
     (spaces.Discrete(3), 2, [0, 0, 1]),
     (spaces.Discrete(3, start=5), np.int64(5), [1, 0, 0]),
     (spaces.Discrete(2, start=-1), np.array(0), [0, 1]),
+    (spaces.MultiDiscrete([2, 3]), np.array([1, 0]), [0, 1, 1, 0, 0]),
+    (spaces.MultiDiscrete([2, 3], start=[5, -1]), [5, 1], [1, 0, 0, 0, 1]),
+    (spaces.MultiDiscrete([[1, 2], [2, 1]]), np.array([[0, 1], [0, 0]], np.int8), [1, 0, 1, 1, 0, 1]),
 ])
 def test_everything_else_is_a_float32_vector(space, value, expected):
     name, spec, encoded = observe(space, value)
@@ -120,7 +124,7 @@ def test_dict_keeps_its_keys_whatever_they_are_called():
 
 
 @pytest.mark.parametrize(("space", "remedy"), [
-    (spaces.Tuple([spaces.Discrete(2)]), "turn it into a Box"), (spaces.MultiDiscrete([2, 3]), "turn it into a Box"),
+    (spaces.Tuple([spaces.Discrete(2)]), "turn it into a Box"),
     (spaces.MultiBinary(3), "turn it into a Box"), (spaces.Text(5), "turn it into a Box"),
     (spaces.Dict(a=spaces.Dict(b=spaces.Discrete(2))), "flatten nested"),
     (spaces.Dict(a=spaces.MultiBinary(2)), "'a'"), (spaces.Dict(), "empty"),
@@ -141,6 +145,10 @@ def test_other_spaces_are_refused_with_what_to_do(space, remedy):
     (uint8_box(64, 64), np.zeros((64, 64)), "float64"),
     (spaces.Discrete(3), 3, "from 0 to 2"), (spaces.Discrete(3, start=1), 0, "from 1 to 3"),
     (spaces.Discrete(3), 1.0, "from 0 to 2"),
+    (spaces.MultiDiscrete([2, 3]), [0, 3], "3 at flat index 1, its space says an integer from 0 to 2"),
+    (spaces.MultiDiscrete([2, 3], start=[1, 1]), [0, 1], "0 at flat index 0.*from 1 to 2"),
+    (spaces.MultiDiscrete([2, 3]), [0.0, 1.0], "float64 of shape \\(2,\\).*integers of shape \\(2,\\)"),
+    (spaces.MultiDiscrete([2, 3]), [0], "shape \\(1,\\).*shape \\(2,\\)"),
     (spaces.Dict(a=spaces.Discrete(2)), {"b": 1}, "\\['b'\\].*\\['a'\\]"),
     (spaces.Dict(a=spaces.Discrete(2)), 1, "that is int"),
     (spaces.Dict(a=spaces.Discrete(2), b=spaces.Discrete(2)), {"a": 1, "b": 7}, "'b' is 7"),
@@ -156,6 +164,28 @@ def test_discrete_actions_start_where_the_space_starts():
     actions = read_action_space(spaces.Discrete(3, start=-1), "here")
     assert actions.spec == ActionSpec("discrete", 3)
     assert [actions.decode(row) for row in np.eye(3, dtype=np.float32)] == [-1, 0, 1]
+
+
+@pytest.mark.parametrize("space", [
+    spaces.MultiDiscrete([3]), spaces.MultiDiscrete([2, 1, 3], start=[0, 7, -1]),
+    spaces.MultiDiscrete([[2, 3], [2, 2]], dtype=np.int8),
+])
+def test_every_combination_of_several_discrete_actions_is_reached(space):
+    """Against Gymnasium's own flattening of the space, which puts one-hots in the same order."""
+    actions, choices = read_action_space(space, "here"), space.nvec.ravel().tolist()
+    assert actions.spec == ActionSpec("multi_discrete", sum(choices), tuple(choices))
+    for index in itertools.product(*map(range, choices)):
+        numbers = (np.array(index).reshape(space.shape) + space.start).astype(space.dtype)
+        decoded = actions.decode(spaces.flatten(space, numbers).astype(np.float32))
+        assert space.contains(decoded) and decoded.dtype == space.dtype
+        np.testing.assert_array_equal(decoded, numbers)
+
+
+@pytest.mark.parametrize("action", [[0, 0, 1, 0, 0], [1, 0, 1, 1, 0], [1, 0, .5, .5, 0], [1, 1, 0, 0, 0],
+                                    [1, 0, np.nan, 0, 1]])
+def test_every_part_of_several_actions_must_be_one_hot(action):
+    with pytest.raises(ValueError, match="one-hot"):
+        read_action_space(spaces.MultiDiscrete([2, 3]), "here").decode(np.array(action, np.float32))
 
 
 def test_nearly_one_hot_is_one_hot():
@@ -201,8 +231,12 @@ def test_an_action_that_is_not_finite_is_refused():
         read_action_space(spaces.Box(-1, 1, (2,)), "here").decode(np.array([0, np.nan], np.float32))
 
 
-@pytest.mark.parametrize("space", [spaces.MultiDiscrete([2, 2]), spaces.MultiBinary(2),
-                                   spaces.Box(0, 9, (2,), np.int32), spaces.Tuple([spaces.Discrete(2)]),
+def test_binary_actions_are_two_choices_each():
+    with pytest.raises(ConfigError, match=r"here.*MultiBinary.*use MultiDiscrete with 2 choices for each"):
+        read_action_space(spaces.MultiBinary(2), "here")
+
+
+@pytest.mark.parametrize("space", [spaces.Box(0, 9, (2,), np.int32), spaces.Tuple([spaces.Discrete(2)]),
                                    spaces.Dict(a=spaces.Discrete(2))])
 def test_other_action_spaces_are_not_supported_yet(space):
     with pytest.raises(ConfigError, match="not supported yet"):

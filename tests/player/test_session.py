@@ -13,8 +13,10 @@ import torch
 
 from tests.agents.examples import Watched, watched_environments
 from xrl.common.errors import ConfigError, ModelFileError
-from xrl.environment import make_envs
+from xrl.common.row import ActionSpec
+from xrl.environment import REGISTRY_ENV, make_envs
 from xrl.player import session as module
+from xrl.player.buttons import Buttons
 from xrl.player.session import PLAYER_SEED, DreamSession, load_player, model_at
 
 
@@ -29,6 +31,20 @@ def sessions(players):
     yield opened
     for session in made:
         session.close()
+
+
+@pytest.fixture
+def watched_switches():
+    """An environment of two actions at once, registered."""
+    with watched_environments():
+        REGISTRY_ENV["switches"] = lambda: Switches()
+        yield
+
+
+class Switches(Watched):
+    def __init__(self) -> None:
+        super().__init__()
+        self.action_space = gymnasium.spaces.MultiDiscrete([2, 3])
 
 
 def play(session, actions):
@@ -223,6 +239,24 @@ def test_names_of_actions(players):
     pong = players("atari", "ALE/Pong-v5", **{"environment.action_repeat": 4})
     assert pong.names == ["NOOP", "FIRE", "RIGHT", "LEFT", "RIGHTFIRE", "LEFTFIRE"]
     assert pong.agent.frames == 123 * 4
+
+
+def test_several_actions_at_once_are_one_button_for_each_combination(sessions, watched_switches):
+    session = sessions("switches", "any-v0")
+    start = session.start()
+    assert session.player.names == ["1 1", "1 2", "1 3", "2 1", "2 2", "2 3"]
+    law = start.look.action[0]  # of two and of three
+    np.testing.assert_allclose(start.policy, np.outer(law[:2], law[2:]).ravel(), rtol=1e-5)
+    assert start.taken.tolist() == [0] * 6
+    frame = session.step(session.read_action(4))
+    assert frame.action.tolist() == [0, 1, 0, 1, 0] and frame.taken.tolist() == [0, 0, 0, 0, 1, 0]
+    chosen = session.step(None).action
+    assert chosen.tolist() == [*np.eye(2)[frame.look.action[0, :2].argmax()],
+                               *np.eye(3)[frame.look.action[0, 2:].argmax()]]
+    with pytest.raises(ConfigError, match="use 0 to 5, or agent"):
+        session.read_action(6)
+    with pytest.raises(ConfigError, match=r"3 actions at once, in 100 combinations.*at most 64"):
+        Buttons(ActionSpec("multi_discrete", 15, (5, 5, 4)))
 
 
 def test_a_picture_of_what_is_no_picture(sessions):

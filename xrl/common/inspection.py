@@ -17,8 +17,8 @@ class Look:
 
     ``obs``: name -> decoded observation (N, *shape) as the environment gives it, images uint8. ``reward``: (N,), of
     arriving in the state, after the transform that the model learns; ``cont``: (N,), probability that the episode goes
-    on; ``value``: (N,), including ``reward``; ``action``: (N, A), probabilities of discrete actions, the mode of
-    continuous ones; ``entropy``: (N,), of the policy, nats.
+    on; ``value``: (N,), including ``reward``; ``action``: (N, A), probabilities of discrete actions (of several at
+    once: one law after the other), the mode of continuous ones; ``entropy``: (N,), of the policy, nats.
     """
 
     obs: dict[str, np.ndarray]

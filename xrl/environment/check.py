@@ -137,17 +137,18 @@ def _play(config: RunConfig, steps: int, save: bool = False) -> _Played:
 
 def _actions(envs: RowEnvs, steps: int) -> np.ndarray:
     """The same at every call: (steps, 1, A)."""
-    random, spec = np.random.default_rng(0), envs.action_spec
-    if spec.kind == "discrete":
-        return np.eye(spec.size, dtype=np.float32)[random.integers(spec.size, size=(steps, 1))]
-    return random.uniform(-1, 1, (steps, 1, spec.size)).astype(np.float32)
+    return envs.action_spec.random(np.random.default_rng(0), steps)[:, None]
 
 
 def _spaces(played: _Played) -> Finding:
     entries = [f"{key!r}: {spec.kind} {spec.shape} of {spec.dtype}" for key, spec in played.obs_spec.items()]
-    action = played.action_spec
-    actions = f"{action.size} discrete actions" if action.kind == "discrete" else f"continuous action ({action.size},)"
-    return Finding("spaces", "ok", f"{'; '.join(entries)}; {actions}")
+    return Finding("spaces", "ok", f"{'; '.join(entries)}; {_described(played.action_spec)}")
+
+
+def _described(action: ActionSpec) -> str:
+    if action.kind == "multi_discrete":
+        return f"{len(action.choices)} discrete actions at once, of {', '.join(map(str, action.choices))} choices"
+    return f"{action.size} discrete actions" if action.kind == "discrete" else f"continuous action ({action.size},)"
 
 
 def _observations(config: RunConfig, played: _Played) -> Finding:

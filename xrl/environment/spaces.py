@@ -110,6 +110,30 @@ class OneHotEntry:
         return vector
 
 
+class OneHotsEntry:
+    """MultiDiscrete observations: one one-hot after the other, as float32, in the order of the flattened array."""
+
+    def __init__(self, space: spaces.MultiDiscrete) -> None:
+        self._space = space
+        self._start, self._choices = space.start.reshape(-1), space.nvec.reshape(-1)
+        self._first = np.cumsum(self._choices) - self._choices  # where each part begins
+        self.spec = ObsSpec("vector", (int(self._choices.sum()),))
+
+    def encode(self, value: Any) -> np.ndarray:
+        numbers = np.asarray(value)
+        if numbers.shape != self._space.shape or numbers.dtype.kind not in "iu":
+            raise Violation(f"is {numbers.dtype} of shape {numbers.shape}, "
+                            f"its space says integers of shape {self._space.shape}")
+        index = numbers.reshape(-1).astype(np.int64) - self._start
+        if ((index < 0) | (index >= self._choices)).any():
+            worst = int(np.argmax((index < 0) | (index >= self._choices)))
+            raise Violation(f"holds {numbers.reshape(-1)[worst]} at flat index {worst}, its space says an integer from "
+                            f"{self._start[worst]} to {self._start[worst] + self._choices[worst] - 1}")
+        vector = np.zeros(self.spec.shape, np.float32)
+        vector[self._first + index] = 1.0
+        return vector
+
+
 class Observations:
     """The whole observation: name -> entry. A space that is no Dict is named "image" or "vector".
 
@@ -146,6 +170,8 @@ class Observations:
 def _entry(space: Space[Any], where: str) -> ObsEntry:
     if isinstance(space, spaces.Discrete):
         return OneHotEntry(space)
+    if isinstance(space, spaces.MultiDiscrete):
+        return OneHotsEntry(space)
     if isinstance(space, spaces.Box):
         if space.dtype == np.uint8 and len(space.shape) in (2, 3):
             return ImageEntry(space.shape, where)
@@ -177,6 +203,25 @@ class DiscreteActions:
         return index
 
 
+class MultiDiscreteActions:
+    """One one-hot after the other, (A,), to the integers of a MultiDiscrete space."""
+
+    unbounded = 0
+
+    def __init__(self, space: spaces.MultiDiscrete) -> None:
+        self._start, self._dtype = space.start, np.dtype(space.dtype)
+        choices = tuple(int(n) for n in space.nvec.reshape(-1))
+        self._parts = [DiscreteActions(spaces.Discrete(n)) for n in choices]
+        self._ends = np.cumsum(choices)[:-1]
+        self.spec = ActionSpec("multi_discrete", sum(choices), choices)
+
+    def decode(self, action: np.ndarray) -> np.ndarray:
+        """The integers, in the space's shape; raises ValueError unless every part is close to exactly one-hot."""
+        parts = zip(self._parts, np.split(action, self._ends), strict=True)
+        index = np.array([part.decode(chosen) for part, chosen in parts], self._dtype)
+        return index.reshape(self._start.shape) + self._start
+
+
 class ContinuousActions:
     """[-1, 1] of (A,) to the bounds and shape of a Box; entries without finite bounds pass unchanged."""
 
@@ -200,10 +245,16 @@ class ContinuousActions:
         return np.clip(scaled, self._low, self._high).astype(self._dtype).reshape(self._shape)
 
 
-def read_action_space(space: Space[Any], where: str) -> DiscreteActions | ContinuousActions:
+def read_action_space(space: Space[Any], where: str) -> DiscreteActions | MultiDiscreteActions | ContinuousActions:
     """The decoder of an action space. Raises ConfigError if unsupported."""
     if isinstance(space, spaces.Discrete):
         return DiscreteActions(space)
+    if isinstance(space, spaces.MultiDiscrete):
+        return MultiDiscreteActions(space)
+    if isinstance(space, spaces.MultiBinary):
+        raise ConfigError(f"{where}: action space {space} is not supported; use MultiDiscrete with 2 choices for each "
+                          f"entry, whose actions are the same numbers")
     if not isinstance(space, spaces.Box) or np.dtype(space.dtype).kind != "f" or math.prod(space.shape) == 0:
-        raise ConfigError(f"{where}: action space {space} is not supported yet; use Discrete or a Box of floats")
+        raise ConfigError(f"{where}: action space {space} is not supported yet; use Discrete, MultiDiscrete or a Box "
+                          f"of floats")
     return ContinuousActions(space)

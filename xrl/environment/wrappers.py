@@ -93,8 +93,8 @@ class Pace(gymnasium.Wrapper[Any, Any, Any, Any]):
 class CanonicalEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Any environment in the one form that the rest of xrl knows, its promises checked at every step.
 
-    Observations: name -> image (64, 64, C) of uint8 or vector (n,) of float32. Actions: (A,) float32, one-hot or in
-    [-1, 1]. ``info`` is dropped. Raises ConfigError at construction for a space it cannot read, and EnvironmentFault
+    Observations: name -> image (64, 64, C) of uint8 or vector (n,) of float32. Actions: (A,) float32, one-hots or
+    in [-1, 1]. ``info`` is dropped. Raises ConfigError at construction for a space it cannot read, and EnvironmentFault
     when the environment raises or returns what its spaces or common sense (finite numbers) exclude.
     """
 
@@ -107,7 +107,7 @@ class CanonicalEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self.unbounded_actions = self._actions.unbounded  # entries without finite bounds
         self.time_limit = time_limit or None  # agent steps
         self.observation_space = spaces.Dict({key: _box(spec) for key, spec in self.obs_spec.items()})
-        low = 0.0 if self.action_spec.kind == "discrete" else -1.0
+        low = -1.0 if self.action_spec.kind == "continuous" else 0.0
         self.action_space = spaces.Box(low, 1.0, (self.action_spec.size,), np.float32)
 
     def reset(self, *, seed: int | None = None,

@@ -154,7 +154,8 @@ def describe(session: DreamSession) -> dict[str, Any]:
     run = player.path.parent
     return {"run": "/".join(run.absolute().parts[-3:]), "model": player.path.name, "env": player.config.env_id,
             "method": player.config.method, "frames": agent.frames, "updates": agent.updates, "fps": player.fps,
-            "kind": session.spec.kind, "size": session.spec.size, "names": player.names,
+            "kind": "discrete" if session.buttons else "continuous",
+            "size": len(session.buttons.names) if session.buttons else session.spec.size, "names": player.names,
             "reward": reward_label(player.config),
             "obs": [{"name": name, "kind": spec.kind, "shape": spec.shape}
                     for name, spec in session.envs.obs_spec.items()]}
@@ -177,7 +178,7 @@ def encode(frame: Frame) -> bytes:
         if real.picture is not None:
             arrays.append(("picture", "", _png(real.picture)))
     head = {
-        "step": frame.step, "total": frame.total, "action": _rounded(frame.action), "policy": _rounded(look.action[0]),
+        "step": frame.step, "total": frame.total, "action": _rounded(frame.taken), "policy": _rounded(frame.policy),
         **{name: float(value[0]) for name, value in vars(look).items() if name not in ("obs", "action")},
         "real": real and {"reward": real.reward, "total": real.total, "ended": real.ended},
         "arrays": [(role, name, len(data)) for role, name, data in arrays]}

@@ -23,6 +23,7 @@ from xrl.configs.schemas.base import RunConfig
 from xrl.environment import RowEnvs, make_envs
 from xrl.environment.build import EnvFactory
 from xrl.environment.registry import find_entry
+from xrl.player.buttons import Buttons
 from xrl.runners.resume import run_folders
 from xrl.runners.runner import make_agent
 
@@ -43,7 +44,8 @@ _ONE_BY_ONE = {"parallels": 1, "vectorize": "sync", "policy_lag": 0, "compile": 
 class Player:
     """A loaded model: what every session plays with.
 
-    ``names``: of discrete actions, empty for continuous ones. ``fps``: steps a second to begin with.
+    ``names``: of discrete actions (of several at once: of their combinations), empty for continuous ones. ``fps``:
+    steps a second to begin with.
     """
 
     agent: Agent[Any]
@@ -114,7 +116,7 @@ def _facts(config: RunConfig) -> tuple[list[str], int, bool]:
     env = EnvFactory(find_entry(config.env_name), config, label, None)(config.env_seed)
     try:
         spec, inner = env.action_spec, env.unwrapped
-        names = [str(index + 1) for index in range(spec.size)] if spec.kind == "discrete" else []
+        names = [] if spec.kind == "continuous" else Buttons(spec).names
         known = next((words for start, words in _NAMES.items() if config.env_id.startswith(start)), [])
         said = inner.get_action_meanings() if hasattr(inner, "get_action_meanings") else known
         if names and len(said) == len(names):
@@ -141,12 +143,15 @@ class Real:
 
 @dataclass(frozen=True)
 class Frame:
-    """The dream after ``step`` steps: what the model makes of it (N = 1), the action (A,) that led here, the sum of
-    predicted rewards, and the real environment, None where it was not asked for."""
+    """The dream after ``step`` steps: what the model makes of it (N = 1), the action (A,) that led here, that action
+    and the policy as the page shows them (J,), the sum of predicted rewards, and the real environment, None where it
+    was not asked for."""
 
     step: int
     look: Look
     action: np.ndarray
+    taken: np.ndarray
+    policy: np.ndarray
     total: float
     real: Real | None
 
@@ -161,6 +166,7 @@ class DreamSession:
         self.player, self.agent = player, player.agent
         self.envs = self._make_envs(seed)
         self.spec = self.envs.action_spec
+        self.buttons = None if self.spec.kind == "continuous" else Buttons(self.spec)
         self.rng = numpy_generator(seed, "starts of dreams")
         self.generator = torch_generator(seed, "dreams", self.agent.device)
         self.steps, self.total, self.real_total = 0, 0.0, 0.0
@@ -212,27 +218,30 @@ class DreamSession:
     def mode(self) -> np.ndarray:
         """The policy's most likely action (A,) in the present dream."""
         law = self.look.action[0]
-        return np.eye(len(law), dtype=np.float32)[law.argmax()] if self.spec.kind == "discrete" else law
+        return self.buttons.table[self.buttons.policy(law).argmax()] if self.buttons else law
 
     def read_action(self, value: Any) -> np.ndarray | None:
-        """An action from outside: a number counted from 0, or A numbers in [-1, 1]; "agent" is None.
+        """An action from outside: a button's number counted from 0, or A numbers in [-1, 1]; "agent" is None.
 
         Raises ConfigError.
         """
         if value == "agent":
             return None
+        if self.buttons:
+            table = self.buttons.table
+            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < len(table):
+                raise ConfigError(f"action: {value!r}: use 0 to {len(table) - 1}, or agent")
+            return table[value]
         size = self.spec.size
-        if self.spec.kind == "discrete":
-            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < size:
-                raise ConfigError(f"action: {value!r}: use 0 to {size - 1}, or agent")
-            return np.eye(size, dtype=np.float32)[value]
         numbers = value if isinstance(value, list) else []
         if len(numbers) != size or not all(isinstance(number, int | float) and -1 <= number <= 1 for number in numbers):
             raise ConfigError(f"action: {value!r}: use {size} numbers from -1 to 1, or agent")
         return np.array(numbers, np.float32)
 
     def _frame(self, action: np.ndarray, real: bool) -> Frame:
-        return Frame(self.steps, self.look, action, self.total, self._real() if real else None)
+        law = self.look.action[0]
+        taken, policy = (self.buttons.pressed(action), self.buttons.policy(law)) if self.buttons else (action, law)
+        return Frame(self.steps, self.look, action, taken, policy, self.total, self._real() if real else None)
 
     def _real(self) -> Real:
         reward = 0.0

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from xrl.common.inspection import Look
-from xrl.nn.distributions import OneHot
+from xrl.nn.distributions import MultiOneHot, OneHot
 from xrl.world_models.open_loop import ViewedModel
 from xrl.world_models.rssm import State
 
@@ -69,7 +69,15 @@ def look(networks: Networks, state: State) -> Look:
     """Decode N states (N, ...), and ask every head about them."""
     model, feat = networks.world_model, state.feat
     law = networks.actor(feat)
-    action = law.logits.softmax(-1) if isinstance(law, OneHot) else law.mode()
     obs = {name: value.cpu().numpy() for name, value in model.unprocess(model.decoder(feat)).items()}
     return Look(obs, *(part.cpu().numpy() for part in (
-        model.reward(feat), networks.cont(feat), networks.value(feat), action, law.entropy())))
+        model.reward(feat), networks.cont(feat), networks.value(feat), _shown(law), law.entropy())))
+
+
+def _shown(law: Any) -> Tensor:
+    """What ``Look.action`` holds of a policy, (..., A)."""
+    if not isinstance(law, OneHot | MultiOneHot):
+        mode: Tensor = law.mode()
+        return mode
+    parts = law.parts if isinstance(law, MultiOneHot) else (law,)
+    return torch.cat([part.logits.softmax(-1) for part in parts], -1)
