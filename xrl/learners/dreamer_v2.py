@@ -21,7 +21,8 @@ from xrl.common.health import Flags, Health
 from xrl.common.optimizer import Adam
 from xrl.common.row import Row
 from xrl.configs.schemas.dreamer_v2 import DreamerV2Config, OptimizerConfig
-from xrl.learners.base import Learner, Postmortem
+from xrl.learners.base import Postmortem
+from xrl.learners.replayed import Batch, SequenceLearner, fed
 from xrl.nn.distributions import normal_loss, uniform
 from xrl.nn.heads import TruncatedNormalActor
 from xrl.nn.layers import OneHots
@@ -36,16 +37,6 @@ Metrics = dict[str, Tensor]
 
 
 Start = tuple[State, Tensor]  # of imagination: states (N, ...) and is_terminal (N,)
-
-
-class Batch(NamedTuple):
-    """Replayed sequences on the device, raw: obs name -> (T, B, *shape), action (T, B, A), the rest (T, B)."""
-
-    obs: dict[str, Tensor]
-    action: Tensor
-    reward: Tensor
-    is_first: Tensor
-    is_terminal: Tensor
 
 
 class Evidence(NamedTuple):
@@ -77,7 +68,7 @@ class Dream:
     hidden: Sequence[Tensor] = ()
 
 
-class DreamerV2Learner(Learner):
+class DreamerV2Learner(SequenceLearner):
     """Owns the three optimisers and the generator of the update's noise; the networks belong to the policy.
 
     ``generator`` lives on the policy's device.
@@ -311,12 +302,7 @@ class DreamerV2Learner(Learner):
     # Shell -----------------------------------------------------------------------------------------------------
 
     def to_device(self, batch: Row) -> Batch:
-        """Images cross as uint8; every sequence starts afresh (the replay has set its first ``is_first``)."""
-        arrays = {f"obs.{name}": array for name, array in batch.obs.items()}
-        arrays |= {name: getattr(batch, name) for name in Batch._fields[1:]}
-        tensors = self._feed(arrays)
-        obs = {name: tensors.pop(f"obs.{name}") for name in batch.obs}
-        return Batch(obs, **tensors)
+        return fed(self._feed, batch)
 
     def check(self) -> None:
         self._stop_if_sick(wait=True)

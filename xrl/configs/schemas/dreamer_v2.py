@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import field_validator, model_validator
+from pydantic import field_validator
 
-from xrl.configs.schemas.base import RunConfig
 from xrl.configs.schemas.fields import Float, Int, Section, param
+from xrl.configs.schemas.replayed import ReplayedConfig
 
 Norm = Literal["none", "layer"]
 
@@ -96,15 +96,6 @@ class CriticConfig(Section):
     slow_every: Int = param(100, "the slow critic becomes a copy of the critic this often", "updates", ge=1)
 
 
-class ReplayConfig(Section):
-    storage: Literal["disk", "memory"] = param(
-        "disk", "disk: rows lie in the run folder and are read through the system's cache; memory: all of them in RAM")
-    sampling: Literal["steps", "episodes"] = param(
-        "steps", "windows uniform over steps, or over finished episodes first (official)")
-    min_length: Int = param(50, "sampling: episodes: shorter episodes are never drawn", "agent steps", ge=1)
-    prioritize_ends: bool = param(True, "sampling: episodes: oversample the window that ends an episode")
-
-
 class OptimizerConfig(Section):
     lr: Float = param(1e-4, "learning rate", "per update", gt=0)
     eps: Float = param(1e-5, "epsilon of Adam, added to the square root as in TensorFlow", gt=0)
@@ -113,31 +104,13 @@ class OptimizerConfig(Section):
                                 ge=0, lt=1)
 
 
-class DreamerV2Config(RunConfig):
-    seq_len: Int = param(50, "rows of a replayed sequence, T", "rows", ge=2)
+class DreamerV2Config(ReplayedConfig):
     horizon: Int = param(15, "imagined steps, H", "agent steps", ge=2)
     lambda_: Float = param(0.95, "mixing of n-step returns", ge=0, le=1)
-    train_every: Int = param(5, "one update per this many", "agent steps", ge=1)
-    batches_ahead: Int = param(0, "1: the next batch is drawn when an update begins, and so knows nothing newer",
-                               "batches", ge=0, le=1)
-    policy_lag: Int = param(0, "1: environments step while an update runs, acting with the weights from before it",
-                            "updates", ge=0, le=1)
-    pretrain: Int = param(2, "updates after the random actions, before the policy acts", "updates", ge=0)
     world_model: WorldModelConfig = param(WorldModelConfig(), "world model")
     imagination: ImaginationConfig = param(ImaginationConfig(), "where imagined trajectories start")
     actor: ActorConfig = param(ActorConfig(), "actor")
     critic: CriticConfig = param(CriticConfig(), "critic")
-    replay: ReplayConfig = param(ReplayConfig(), "how sequences are drawn")
     model_opt: OptimizerConfig = param(OptimizerConfig(lr=1e-4), "optimiser of the world model")
     actor_opt: OptimizerConfig = param(OptimizerConfig(lr=8e-5), "optimiser of the actor")
     critic_opt: OptimizerConfig = param(OptimizerConfig(lr=2e-4), "optimiser of the critic")
-
-    @model_validator(mode="after")
-    def _consistent(self) -> DreamerV2Config:
-        if self.replay.sampling == "episodes" and self.replay.min_length + 1 < self.seq_len:
-            raise ValueError(
-                f"replay.min_length: {self.replay.min_length} is too short: an episode of n steps has n + 1 rows "
-                f"and must hold a sequence of seq_len = {self.seq_len}; use at least {self.seq_len - 1}")
-        if self.buffer_size < self.seq_len * 2:
-            raise ValueError(f"buffer_size: {self.buffer_size} cannot hold two sequences of seq_len = {self.seq_len}")
-        return self
