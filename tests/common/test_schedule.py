@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from xrl.common.schedule import Every
+from xrl.common.schedule import Every, Ratio
 
 
 def fired(every, steps):
@@ -36,3 +36,20 @@ def test_state_continues_where_it_was():
     fresh = Every(16)
     fresh.load_state_dict(Every(16).state_dict())
     assert fresh(7)
+
+
+@pytest.mark.parametrize(("train_ratio", "calls", "expected"), [
+    (32, range(1000, 1100), {1000: 1, 1032: 1, 1064: 1, 1096: 1}),
+    (256, range(1000, 1009), {1000: 1, 1004: 1, 1008: 1}),
+    (512, range(1000, 1011), {1000: 1, 1002: 1, 1004: 1, 1006: 1, 1008: 1, 1010: 1}),
+    (32, (1000, 1100, 1128), {1000: 1, 1100: 3, 1128: 1})])
+def test_updates_come_at_their_ratio_to_rows(train_ratio, calls, expected):
+    due = Ratio(train_ratio / (16 * 64))
+    assert {step: count for step in calls if (count := due(step))} == expected
+
+
+def test_a_ratio_goes_on_where_it_was():
+    due, fresh = Ratio(0.3), Ratio(0.3)
+    found = [due(step) for step in range(7)]
+    fresh.load_state_dict(due.state_dict())
+    assert [fresh(step) for step in range(7, 30)] == [due(step) for step in range(7, 30)] and sum(found) == 2

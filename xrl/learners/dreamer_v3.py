@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from xrl.common.accelerate import Feed, autocast, captured
 from xrl.common.errors import NumericalError
@@ -20,9 +19,10 @@ from xrl.common.optimizer import LaProp
 from xrl.common.row import Row
 from xrl.configs.schemas.dreamer_v3 import DreamerV3Config
 from xrl.learners.base import Learner
-from xrl.nn.distributions import uniform
+from xrl.nn.distributions import one_hot, uniform
 from xrl.nn.layers import OneHots
 from xrl.ops.kl import weighted_kl
+from xrl.ops.percentiles import percentiles
 from xrl.ops.returns import lambda_return
 from xrl.ops.targets import move_parameters
 from xrl.policies.dreamer_v3 import DreamerV3Policy
@@ -165,17 +165,18 @@ class DreamerV3Learner(Learner):
                   "rep": weighted_kl(dyn_kl, rep_kl, 0.0, 1.0, config.free_bits)}
         assert all(loss.shape == batch.reward.shape for loss in losses.values())
         with torch.no_grad():
-            kinds = {f"model/{model.obs_spec[name].kind}_loss": error.mean() for name, error in errors.items()}
-            metrics = {**kinds, "model/reward_loss": losses["reward"].mean(),
-                       "model/discount_loss": losses["discount"].mean(), "model/kl": dyn_kl.mean(),
-                       "model/prior_entropy": model.latent.entropy(prior_stats).mean(),
-                       "model/post_entropy": model.latent.entropy(post_stats).mean()}
+            metrics = {f"model/{kind}_loss": torch.stack([error.mean() for name, error in errors.items()
+                                                          if model.obs_spec[name].kind == kind]).sum()
+                       for kind in sorted({spec.kind for spec in model.obs_spec.values()})}
+            metrics |= {"model/reward_loss": losses["reward"].mean(),
+                        "model/discount_loss": losses["discount"].mean(), "model/kl": dyn_kl.mean(),
+                        "model/prior_entropy": model.latent.entropy(prior_stats).mean(),
+                        "model/post_entropy": model.latent.entropy(post_stats).mean()}
         return losses, post, metrics
 
     def before(self, batch: Batch) -> State:
         """The state before the first row, as the networks see it."""
-        one_hot = F.one_hot(batch.stoch, self.model.latent.classes).flatten(-2)
-        return State(batch.deter, one_hot.to(batch.deter.dtype))
+        return State(batch.deter, one_hot(batch.stoch, self.model.latent.classes).flatten(-2))
 
     # Imagination -----------------------------------------------------------------------------------------------
 
@@ -224,8 +225,7 @@ class DreamerV3Learner(Learner):
         """S = max(limit, high - low), moving averages of two percentiles of all targets that begin at 0 and are not
         debiased (DreamerV3, eq. 12). Takes these targets in first, unless they are not finite."""
         config = self.config.returns
-        at = torch.tensor([config.low, config.high], device=target.device)
-        moved = self.range.lerp(torch.quantile(target.flatten(), at), config.rate)
+        moved = self.range.lerp(percentiles(target, (config.low, config.high)), config.rate)
         self.range.copy_(moved.where(moved.isfinite(), self.range))
         return self.range.diff()[0].clamp(min=config.limit)
 

@@ -61,6 +61,11 @@ def one_hot_mode(logits: Tensor) -> Tensor:
     return straight_through(_one_hot(logits.argmax(-1, keepdim=True), logits), logits.softmax(-1))
 
 
+def one_hot(index: Tensor, classes: int) -> Tensor:
+    """int64 (...) -> (..., classes), without a look at the values, for which a device would have to be waited for."""
+    return torch.zeros(*index.shape, classes, device=index.device).scatter_(-1, index.unsqueeze(-1), 1.0)
+
+
 def _one_hot(index: Tensor, like: Tensor) -> Tensor:
     return torch.zeros_like(like).scatter_(-1, index, 1.0)
 
