@@ -50,10 +50,18 @@ class _FrugalELU(torch.autograd.Function):
         return grad
 
 
-class ConvEncoder(nn.Module):
-    """Four convolutions, kernel 4, stride 2, no padding: 64 -> 31 -> 14 -> 6 -> 2, channels depth x (1, 2, 4, 8)."""
+def between(act: str) -> nn.Module:
+    """The activation between two convolutions, in place."""
+    return FrugalELU() if act == "elu" else nn.ReLU(inplace=True)
 
-    def __init__(self, channels: int, depth: int, norm: str = "none") -> None:
+
+class ConvEncoder(nn.Module):
+    """Four convolutions, kernel 4, stride 2, no padding: 64 -> 31 -> 14 -> 6 -> 2, channels depth x (1, 2, 4, 8).
+
+    ``act``: "elu" (DreamerV2) or "relu" (V1).
+    """
+
+    def __init__(self, channels: int, depth: int, norm: str = "none", act: str = "elu") -> None:
         super().__init__()
         sizes = [channels, depth, 2 * depth, 4 * depth, 8 * depth]
         blocks: list[nn.Module] = []
@@ -61,8 +69,8 @@ class ConvEncoder(nn.Module):
             blocks.append(nn.Conv2d(inputs, outputs, kernel_size=4, stride=2))
             if norm == "layer":
                 blocks.append(ChannelNorm(outputs))
-            blocks.append(FrugalELU())
-        blocks[-1] = nn.ELU(inplace=True)  # who reads the last one's output is not known here
+            blocks.append(between(act))
+        blocks[-1] = nn.ELU(inplace=True) if act == "elu" else nn.ReLU(inplace=True)  # who reads it is not known here
         self.layers = nn.Sequential(*blocks).apply(glorot)
         channels_last(self.layers)
         self.size = 2 * 2 * 8 * depth
@@ -85,11 +93,14 @@ class TransposedConv(nn.ConvTranspose2d):
 
 
 class ConvDecoder(nn.Module):
-    """A dense layer, then four transposed convolutions, kernels 5, 5, 6, 6, stride 2: 1 -> 5 -> 13 -> 30 -> 64."""
+    """A dense layer, then four transposed convolutions, kernels 5, 5, 6, 6, stride 2: 1 -> 5 -> 13 -> 30 -> 64.
+
+    ``act``: as in ``ConvEncoder``.
+    """
 
     kernels = (5, 5, 6, 6)
 
-    def __init__(self, inputs: int, channels: int, depth: int, norm: str = "none") -> None:
+    def __init__(self, inputs: int, channels: int, depth: int, norm: str = "none", act: str = "elu") -> None:
         super().__init__()
         self.dense = dense(inputs, 32 * depth)
         sizes = [32 * depth, 4 * depth, 2 * depth, depth, channels]
@@ -98,7 +109,7 @@ class ConvDecoder(nn.Module):
             for (size, outputs), kernel in zip(pairwise(sizes), self.kernels, strict=True))
         self.norms = nn.ModuleList(
             ChannelNorm(size) if norm == "layer" else nn.Identity() for size in sizes[1:-1])
-        self.elu = FrugalELU()
+        self.act = between(act)
         channels_last(self.layers.apply(glorot))
 
     def forward(self, feat: Tensor) -> Tensor:
@@ -107,8 +118,8 @@ class ConvDecoder(nn.Module):
         *norms, last_norm = self.norms
         x = self._from_one_pixel(first, self.dense(feat.reshape(-1, feat.shape[-1])))
         for norm, layer in zip(norms, middle, strict=True):
-            x = layer(self.elu(norm(x)))
-        x = _LastLayer.apply(self.elu(last_norm(x)), last.weight.to(x.dtype), last.bias.to(x.dtype))
+            x = layer(self.act(norm(x)))
+        x = _LastLayer.apply(self.act(last_norm(x)), last.weight.to(x.dtype), last.bias.to(x.dtype))
         return x.reshape(*feat.shape[:-1], IMAGE_SIZE, IMAGE_SIZE, -1)
 
     @staticmethod

@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 
@@ -182,3 +184,42 @@ class TruncatedNormal:
 
         entropy = LOG_SQRT_2PI + 0.5 + (self.scale * mass).log() + (moment(low) - moment(high)) / (2 * mass)
         return entropy.sum(-1)
+
+
+@dataclass(frozen=True)
+class TanhNormal:
+    """tanh of a normal, independent over the last axis: a law on (-1, 1)^A (DreamerV1). ``loc`` and ``scale`` are those
+    of the normal inside."""
+
+    loc: Tensor
+    scale: Tensor
+
+    edge = 1e-6  # tanh rounds to 1 where the density has no value
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """``noise``: uniform, the shape of ``loc``."""
+        return Normal(self.loc, self.scale).sample(noise).tanh()
+
+    def mode(self) -> Tensor:
+        """The median, tanh(loc). The density has no mode to speak of: where ``scale`` is above 1 it grows towards both
+        ends of the interval."""
+        return self.loc.tanh()
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        inside = torch.atanh(action.clamp(-1 + self.edge, 1 - self.edge))
+        return Normal(self.loc, self.scale).log_prob(inside) - _log_slope(inside).sum(-1)
+
+    def entropy(self) -> Tensor:
+        """H(normal) + E[log tanh'], the expectation by Gauss's and Hermite's rule."""
+        points, weights = (torch.as_tensor(part, dtype=self.loc.dtype, device=self.loc.device) for part in _HERMITE)
+        inside = self.loc.unsqueeze(-1) + self.scale.unsqueeze(-1) * points
+        return Normal(self.loc, self.scale).entropy() + (weights * _log_slope(inside)).sum((-2, -1))
+
+
+def _log_slope(x: Tensor) -> Tensor:
+    """log tanh'(x) = 2 (log 2 - x - softplus(-2x)), which no large x makes infinite."""
+    return 2 * (math.log(2) - x - functional.softplus(-2 * x))
+
+
+_points, _weights = np.polynomial.hermite_e.hermegauss(40)
+_HERMITE = _points, _weights / math.sqrt(2 * math.pi)

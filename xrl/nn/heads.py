@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xrl.common.row import ActionSpec
-from xrl.nn.distributions import MultiOneHot, Normal, OneHot, TruncatedNormal, mixed, normal_loss
+from xrl.nn.distributions import MultiOneHot, Normal, OneHot, TanhNormal, TruncatedNormal, mixed, normal_loss
 from xrl.nn.layers import MLP, OneHots, dense
 
 
@@ -118,7 +119,25 @@ class BoundedNormalActor(nn.Module):
         return Normal(torch.tanh(self.loc(x).float()), scale)
 
 
-Actor = OneHotActor | MultiOneHotActor | TruncatedNormalActor | BoundedNormalActor
+class TanhNormalActor(nn.Module):
+    """DreamerV1's policy over [-1, 1]^A: tanh of a normal of loc = 5 tanh(m / 5) and scale = softplus(s + s_0) + 1e-4,
+    where s_0 = log(e^5 - 1) makes the scale begin at 5."""
+
+    limit, first_scale, min_std = 5.0, 5.0, 1e-4
+
+    def __init__(self, inputs: int, action_size: int, layers: int, units: int) -> None:
+        super().__init__()
+        self.mlp = MLP(inputs, layers, units)
+        self.out = dense(units, 2 * action_size)
+        self.noise_shape: tuple[int, ...] = (action_size,)
+
+    def forward(self, feat: Tensor) -> TanhNormal:
+        loc, scale = self.out(self.mlp(feat)).float().chunk(2, -1)
+        scale = F.softplus(scale + math.log(math.expm1(self.first_scale))) + self.min_std
+        return TanhNormal(self.limit * torch.tanh(loc / self.limit), scale)
+
+
+Actor = OneHotActor | MultiOneHotActor | TruncatedNormalActor | BoundedNormalActor | TanhNormalActor
 
 
 def make_actor(inputs: int, action: ActionSpec, layers: int, units: int, norm: str = "none") -> Actor:
