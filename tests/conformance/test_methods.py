@@ -303,7 +303,7 @@ def test_a_saved_model_acts_the_same(make, method):
     fresh.load_model(path)
     assert same(weights(agent), weights(fresh)) and agent.counters == fresh.counters
     row = agent.envs.reset()
-    actions = [one.act(row, one.initial_state(1), torch.Generator().manual_seed(1), explore=True)[0]
+    actions = [one.act(row, one.initial_state(one.envs.num_envs), torch.Generator().manual_seed(1), explore=True)[0]
                for one in (agent, fresh)]
     assert np.array_equal(*actions)
     assert agent.evaluate(2).scores == fresh.evaluate(2).scores
