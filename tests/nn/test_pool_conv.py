@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from tests.builders import parameter_count
-from xrl.nn.pool_conv import BlockDecoder, PoolEncoder
+from xrl.nn.pool_conv import BlockDecoder, DoublingConv, PoolEncoder
 
 
 def test_encoder_halves_four_times():
@@ -59,3 +59,17 @@ def test_pixels_lie_between_minus_and_plus_a_half():
     image = BlockDecoder(24, 3, 2, deter=16, units=3)(50 * torch.randn(2, 3, 24))
     assert image.shape == (2, 3, 64, 64, 3) and image.dtype == torch.float32
     assert -0.5 <= float(image.min()) < float(image.max()) <= 0.5
+
+
+def test_doubling_convolution_is_repetition_and_convolution():
+    torch.manual_seed(0)
+    layer = DoublingConv(3, 2).double()
+    x, other = (torch.randn(2, 3, 5, 4, dtype=torch.float64) for _ in range(2))
+    x.requires_grad_()
+    found = layer(x)
+    expected = F.conv2d(x.repeat_interleave(2, 2).repeat_interleave(2, 3), layer.weight, layer.bias, padding=2)
+    assert torch.allclose(found, expected)
+    wanted = [x, layer.weight, layer.bias]
+    for one, two in zip(*(torch.autograd.grad(y.square().sum(), wanted) for y in (found, expected)), strict=True):
+        assert torch.allclose(one, two)
+    assert layer(other).shape == (2, 2, 10, 8)

@@ -31,7 +31,8 @@ class PoolEncoder(nn.Module):
         super().__init__()
         blocks: list[nn.Module] = []
         for inputs, outputs in pairwise([channels, *(depth * multiple for multiple in MULTIPLES)]):
-            blocks += [_conv(inputs, outputs), nn.MaxPool2d(2), ChannelRMSNorm(outputs), nn.SiLU()]
+            conv = _begun(nn.Conv2d(inputs, outputs, kernel_size=5, padding=2))
+            blocks += [conv, nn.MaxPool2d(2), ChannelRMSNorm(outputs), nn.SiLU()]
         self.layers = nn.Sequential(*blocks)
         channels_last(self.layers)
         self.size = SMALLEST * SMALLEST * depth * MULTIPLES[-1]
@@ -40,6 +41,34 @@ class PoolEncoder(nn.Module):
         """(..., 64, 64, C) -> (..., 64 depth)."""
         flat = image.reshape(-1, *image.shape[-3:]).permute(0, 3, 1, 2)
         return cast(Tensor, self.layers(flat)).permute(0, 2, 3, 1).reshape(*image.shape[:-3], self.size)
+
+
+class DoublingConv(nn.Conv2d):
+    """A convolution, kernel 5, of an image that was doubled in size by repeating each pixel: (N, I, H, W) ->
+    (N, O, 2H, 2W).
+
+    Each of the four pixels that one becomes sees no more than 3x3 of the small image: an ordinary convolution of that,
+    with sums of weights, to 4 O channels, which are then laid out as 2x2 pixels. A third of the arithmetic, and the
+    large image of many channels is never made.
+    """
+
+    _taps: Tensor
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, kernel_size=5, padding=2)
+        taps = torch.zeros(2, 3, 5)  # pixel p of the two, input a of the three: which of the five weights meet it
+        for p in range(2):
+            for k in range(5):
+                taps[p, (p + k) // 2, k] = 1.0
+        self.register_buffer("_taps", taps, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.bias is not None
+        weight = torch.einsum("pak,qbl,oikl->pqoiab", self._taps, self._taps, self.weight).flatten(0, 2)
+        y = F.conv2d(x, weight.contiguous(memory_format=torch.channels_last), self.bias.repeat(4), padding=1)
+        pixels = y.permute(0, 2, 3, 1).unflatten(-1, (2, 2, self.out_channels)).transpose(2, 3)
+        height, width = x.shape[2:]
+        return pixels.reshape(-1, 2 * height, 2 * width, self.out_channels).permute(0, 3, 1, 2)
 
 
 class BlockDecoder(nn.Module):
@@ -59,8 +88,8 @@ class BlockDecoder(nn.Module):
         self.norm = RMSNorm(sizes[0])
         blocks: list[nn.Module] = []
         for size, outputs in pairwise(sizes):
-            blocks += [nn.Upsample(scale_factor=2), _conv(size, outputs), ChannelRMSNorm(outputs), nn.SiLU()]
-        self.layers = nn.Sequential(*blocks, nn.Upsample(scale_factor=2), _conv(sizes[-1], channels))
+            blocks += [_begun(DoublingConv(size, outputs)), ChannelRMSNorm(outputs), nn.SiLU()]
+        self.layers = nn.Sequential(*blocks, _begun(DoublingConv(sizes[-1], channels)))
         channels_last(self.layers)
         self._stoch = inputs - deter
 
@@ -75,8 +104,8 @@ class BlockDecoder(nn.Module):
         return torch.sigmoid(image.float()).sub(0.5).reshape(*feat.shape[:-1], IMAGE_SIZE, IMAGE_SIZE, -1)
 
 
-def _conv(inputs: int, outputs: int) -> nn.Conv2d:
-    layer = nn.Conv2d(inputs, outputs, kernel_size=5, padding=2)
-    fan_in(layer.weight.data, 25 * inputs)
+def _begun(layer: nn.Conv2d) -> nn.Conv2d:
+    """With DreamerV3's initial weights."""
+    fan_in(layer.weight.data, 25 * layer.in_channels)
     nn.init.zeros_(cast(Tensor, layer.bias))
     return layer
