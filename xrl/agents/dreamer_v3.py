@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from xrl.agents.base import Agent
 from xrl.agents.inspection import Inspector
+from xrl.agents.replayed import reserved_replay
 from xrl.common.accelerate import Feed, captured
 from xrl.common.callback import Callback
 from xrl.common.checkpoint import REPLAY
@@ -24,7 +24,7 @@ from xrl.common.seeding import torch_generator
 from xrl.configs.schemas.dreamer_v3 import DreamerV3Config
 from xrl.environment import RowEnvs
 from xrl.learners.dreamer_v3 import DreamerV3Learner
-from xrl.memory import SequenceReplay, check_disk, check_fits
+from xrl.memory import SequenceReplay
 from xrl.memory.latent_ring import LatentRing, OnlineQueue
 from xrl.policies.dreamer_v3 import DreamerV3Policy
 from xrl.world_models.rssm import State
@@ -121,24 +121,12 @@ class DreamerV3Agent(Agent[DreamerV3Config]):
         self.latents.put(numbers, envs, deter, stoch, self.replay.oldest)
 
     def make_replay(self) -> None:
-        """Reserve the replay and say what it will take, before a long run finds out."""
-        config, envs, size = self.config, self.envs.num_envs, self.config.widths
-        specs = self.envs.obs_spec, self.envs.action_spec
-        needed = SequenceReplay.nbytes_needed(*specs, config.buffer_size, envs)
-        states = (config.buffer_size // envs, envs, size.deter, config.model.stoch, size.classes)
+        """Reserve the replay, and the latent states in memory."""
+        config, size = self.config, self.config.widths
+        states = (config.buffer_size // self.envs.num_envs, self.envs.num_envs, size.deter, config.model.stoch,
+                  size.classes)
         beside = LatentRing.nbytes_needed(*states) if config.replay.context else 0
-        on_disk = config.replay.storage == "disk"
-        folder = self.folder / REPLAY if on_disk or self.keeps_checkpoints else None
-        if folder is not None:
-            stored = sum(path.stat().st_size for path in folder.glob("rows_*")) if folder.exists() else 0
-            check_disk(needed - stored, config.buffer_size, folder)
-        check_fits(beside if on_disk else needed + beside, config.buffer_size)
-        print(f"replay: {config.buffer_size:,} rows, up to {needed / 2**30:.3g} GiB "
-              f"{'on disk' if on_disk else 'of memory'}, latent states {beside / 2**30:.3g} GiB of memory",
-              file=sys.stderr)
-        self.replay = SequenceReplay(
-            *specs, num_envs=envs, capacity=config.buffer_size, seq_len=self.window, sampling="steps", min_length=1,
-            prioritize_ends=False, folder=folder, mapped=on_disk, keep_files=self.keeps_checkpoints)
+        self.replay = reserved_replay(self, self.window, config.replay.storage, beside=beside)
         self.latents = LatentRing(*states) if config.replay.context else None
 
     # Learning --------------------------------------------------------------------------------------------------

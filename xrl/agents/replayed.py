@@ -8,7 +8,7 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from xrl.common.checkpoint import REPLAY
 from xrl.common.row import Row
 from xrl.common.schedule import Every
 from xrl.common.seeding import torch_generator
-from xrl.configs.schemas.replayed import ReplayConfig, ReplayedConfig
+from xrl.configs.schemas.replayed import ReplayedConfig
 from xrl.environment import RowEnvs
 from xrl.learners.replayed import Batch, SequenceLearner
 from xrl.memory import SequenceReplay, check_disk, check_fits
@@ -164,7 +164,9 @@ class ReplayedAgent(Agent[Config]):
         return self.learner.updates if self.background is None else self.background.updates_begun
 
     def make_replay(self) -> SequenceReplay:
-        return reserved_replay(self, self.config.seq_len, self.config.replay)
+        keys = self.config.replay
+        return reserved_replay(self, self.config.seq_len, keys.storage, keys.sampling, keys.min_length,
+                               keys.prioritize_ends)
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"policy_acts": self.policy_acts}
@@ -218,21 +220,26 @@ class ReplayedAgent(Agent[Config]):
         super().finish()
 
 
-def reserved_replay(agent: Agent[Any], seq_len: int, keys: ReplayConfig) -> SequenceReplay:
-    """A replay for the agent's rows, whose place is reserved; says what it will take, before a long run finds out."""
+def reserved_replay(agent: Agent[Any], seq_len: int, storage: str, sampling: Literal["steps", "episodes"] = "steps",
+                    min_length: int = 1, prioritize_ends: bool = False, beside: int = 0) -> SequenceReplay:
+    """A replay for the agent's rows, whose place is reserved; says what it will take, before a long run finds out.
+
+    ``beside``: bytes of memory that the method keeps besides. Raises ConfigError where there is no room.
+    """
     config, envs = agent.config, agent.envs
     specs = envs.obs_spec, envs.action_spec
     needed = SequenceReplay.nbytes_needed(*specs, config.buffer_size, envs.num_envs)
-    on_disk = keys.storage == "disk"
+    on_disk = storage == "disk"
     folder = agent.folder / REPLAY if on_disk or agent.keeps_checkpoints else None
     if folder is not None:
         stored = sum(path.stat().st_size for path in folder.glob("rows_*")) if folder.exists() else 0
         check_disk(needed - stored, config.buffer_size, folder)
-    if not on_disk:
-        check_fits(needed, config.buffer_size)
+    if in_memory := beside + (0 if on_disk else needed):
+        check_fits(in_memory, config.buffer_size)
     print(f"replay: {config.buffer_size:,} agent steps, up to {needed / 2**30:.3g} GiB "
-          f"{'on disk' if on_disk else 'of memory'}", file=sys.stderr)
+          f"{'on disk' if on_disk else 'of memory'}"
+          + (f", and {beside / 2**30:.3g} GiB of memory beside it" if beside else ""), file=sys.stderr)
     return SequenceReplay(
-        *specs, num_envs=envs.num_envs, capacity=config.buffer_size, seq_len=seq_len, sampling=keys.sampling,
-        min_length=keys.min_length, prioritize_ends=keys.prioritize_ends, folder=folder, mapped=on_disk,
+        *specs, num_envs=envs.num_envs, capacity=config.buffer_size, seq_len=seq_len, sampling=sampling,
+        min_length=min_length, prioritize_ends=prioritize_ends, folder=folder, mapped=on_disk,
         keep_files=agent.keeps_checkpoints)

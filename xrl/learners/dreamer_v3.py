@@ -6,11 +6,13 @@ December 2024. docs/methods/dreamer_v3.md maps every part to its function and te
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from xrl.common.accelerate import Feed, autocast, captured
 from xrl.common.errors import NumericalError
@@ -18,7 +20,8 @@ from xrl.common.health import Flags, Health
 from xrl.common.optimizer import LaProp
 from xrl.common.row import Row
 from xrl.configs.schemas.dreamer_v3 import DreamerV3Config
-from xrl.learners.base import Learner
+from xrl.learners.base import Learner, Postmortem
+from xrl.learners.replayed import named_tensors
 from xrl.nn.distributions import one_hot, uniform
 from xrl.nn.layers import OneHots
 from xrl.ops.kl import weighted_kl
@@ -45,6 +48,17 @@ class Batch(NamedTuple):
     is_terminal: Tensor
     deter: Tensor
     stoch: Tensor
+
+
+class Evidence(NamedTuple):
+    """What runs an update again: its number, from 1, its batch, the generator's state and the range of returns before
+    it; and the metrics it gave."""
+
+    update: int
+    batch: Batch
+    generator: Tensor
+    range: Tensor
+    metrics: Metrics
 
 
 class Dream(NamedTuple):
@@ -79,7 +93,7 @@ class DreamerV3Learner(Learner):
         trained = ((name, parameter) for name, parameter in policy.named_parameters() if parameter.requires_grad)
         self.opt = LaProp(trained, lr=config.opt.lr, clip=config.opt.clip, warmup=config.opt.warmup)
         self.health = Health([self.opt], config.skip_nonfinite)
-        self.flags: Flags[tuple[int, Metrics]] = Flags()
+        self.flags: Flags[Evidence] = Flags()
         self.range = torch.zeros(2, device=generator.device)  # moving averages of two percentiles of returns
         self.posterior: tuple[Tensor, Tensor] | None = None
         self._feed = Feed(generator.device)
@@ -122,10 +136,13 @@ class DreamerV3Learner(Learner):
         self._stop_if_sick(wait=False)
         if isinstance(batch, Row):
             batch = self.to_device(batch, start)
+        before = self.generator.get_state(), self.range.clone()
         metrics, deter, classes, sick = self._step(batch)
         self.posterior = deter, classes
         self.updates += 1
-        self.flags.add(sick, (self.updates, metrics))
+        if self.generator.device.type == "cuda":
+            batch = Batch(*tree_map(torch.clone, tuple(batch)))  # what came from the feed will be written over
+        self.flags.add(sick, Evidence(self.updates, batch, *before, metrics))
         return metrics
 
     def precision(self) -> torch.autocast:
@@ -288,14 +305,37 @@ class DreamerV3Learner(Learner):
         self._stop_if_sick(wait=True)
 
     def _stop_if_sick(self, *, wait: bool) -> None:
-        found = self.flags.first(wait=wait)
-        if found is None:
+        evidence = self.flags.first(wait=wait)
+        if evidence is None:
             return
-        update, metrics = found
-        losses = [name for name, value in metrics.items() if "loss" in name and not bool(value.isfinite())]
+        self.postmortem = found = self._examine(evidence)
+        losses = [name for name, value in found.metrics.items() if "loss" in name and not math.isfinite(value)]
+        series = f" (the last of {self.health.patience + 1} in a row)" if self.health.patience else ""
+        data = f"; the batch itself is not finite in {', '.join(found.data)}" if found.data else ""
         raise NumericalError(
-            f"update {update}: {', '.join(losses) or 'no loss, but a gradient'} is not finite; first bad parameter: "
-            f"{self.opt.culprit() or 'none yet'} (opt); all weights were left as they were")
+            f"update {found.update}{series}: {', '.join(losses) or 'no loss, but a gradient'} is not finite; first bad "
+            f"parameter: {found.parameter or 'none yet'} (opt){data}; all weights were left as they were")
+
+    def _examine(self, evidence: Evidence) -> Postmortem:
+        """Look at an update on the host; the optimiser still holds the norms of its gradients if it was bad."""
+        metrics = {name: float(value) for name, value in evidence.metrics.items()}
+        bad = not (math.isfinite(metrics["model/loss"]) and math.isfinite(metrics["model/grad_norm"]))
+        tensors = named_tensors(evidence.batch)
+        return Postmortem(
+            evidence.update, "model" if bad else None, metrics, self.opt.culprit() if bad else None,
+            tuple(name.removeprefix("obs/") for name, entry in tensors.items() if not bool(entry.isfinite().all())),
+            {**tensors, "range": evidence.range, "generator": evidence.generator})
+
+    def rerun(self, update: int, stage: str, tensors: dict[str, Tensor]) -> Postmortem:
+        """The whole update: no part of it was applied but the range of returns, which is put back first."""
+        generator = tensors["generator"]
+        if generator.shape == self.generator.get_state().shape:  # else of another kind of device
+            self.generator.set_state(generator)
+        tensors = {name: tensor.to(self.generator.device) for name, tensor in tensors.items()}
+        self.range.copy_(tensors["range"])
+        batch = Batch({name: tensors[f"obs/{name}"] for name in self.model.obs_spec},
+                      *(tensors[name] for name in Batch._fields[1:]))
+        return self._examine(Evidence(update, batch, generator, tensors["range"], self.step(batch)))
 
     def state_dict(self) -> dict[str, Any]:
         return {"updates": self.updates, "generator": self.generator.get_state(), "range": self.range.clone(),
@@ -308,3 +348,4 @@ class DreamerV3Learner(Learner):
         self.opt.load_state_dict(state["opt"])
         self.health.load_state_dict(state.get("health", {}))
         self.flags.clear()
+        self.postmortem = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -36,3 +36,9 @@ def fed(feed: Feed, batch: Row) -> Batch:
     tensors = feed(arrays)
     obs = {name: tensors.pop(f"obs.{name}") for name in batch.obs}
     return Batch(obs, **tensors)
+
+
+def named_tensors(batch: Any) -> dict[str, Tensor]:
+    """The tensors of a batch (a named tuple whose first field is ``obs``) by name, observations as "obs/NAME"."""
+    fields = batch._asdict()
+    return {**{f"obs/{name}": value for name, value in fields.pop("obs").items()}, **fields}
