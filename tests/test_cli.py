@@ -87,7 +87,7 @@ MEANT = {  # what no command but these has a use for
     "--port": {"dream"}, "--host": {"dream"}, "--open": {"dream"}, "--resume": {"train", "benchmark"},
     **{flag: {"train", "test", "benchmark", "profile", "doctor", "config"}
        for flag in ("--method", "--env", "--env-id", "--config")}}
-COMMANDS = [*PATHS, "reproduce", "report", "dream", "plot", "checkpoints", "replay-crash"]
+COMMANDS = [*PATHS, "reproduce", "report", "dream", "plot", "checkpoints", "replay-crash", "methods"]
 
 
 class Loaded:
@@ -124,6 +124,7 @@ def loaded(monkeypatch):
     (["plot", "A", "B", "--reference", "r.json", "--out", "c.svg", "--panels"], "xrl.report.plot:plot", ("A", "B"),
      {"reference": "r.json", "out": "c.svg", "panels": True}),
     (["checkpoints", "RUN"], "xrl.runners.resume:describe_checkpoints", ("RUN",), {}),
+    (["methods"], "xrl.common.catalogue:describe_methods", (), {}),
 ])
 def test_a_command_calls_its_function_and_prints_what_it_says(loaded, capsys, words, target, arguments, keywords):
     assert main(words) == 0
@@ -254,8 +255,8 @@ def test_config_prints_values_origins_and_meanings_and_runs_nothing(runner, caps
 @pytest.mark.parametrize(("arguments", "message"), [
     ([*CATCH, "sed=3"], "xrl: error: command line: sed: unknown key (value 3). Did you mean 'seed'?\n"),
     ([*CATCH, "seed"], "xrl: error: command line: 'seed' must look like key=value\n"),
-    (["--method", "DreamerV3x"], "xrl: error: command line: method: unknown method 'DreamerV3x'. "
-                                 "Did you mean 'DreamerV2'? Known methods: DreamerV2\n"),
+    (["--method", "DreamerV2x"], "xrl: error: command line: method: unknown method 'DreamerV2x'. "
+                                 f"Did you mean 'DreamerV2'? Known methods: {', '.join(xrl.METHODS)}\n"),
 ])
 @pytest.mark.parametrize("command", ["train", "config"])
 def test_mistakes_are_one_line_and_exit_code_2_before_anything_runs(runner, capsys, command, arguments, message):

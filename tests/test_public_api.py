@@ -27,6 +27,8 @@ def run(code: str, cwd: Path = ROOT, **environment: str) -> str:
     "import xrl; xrl.get_configs",
     "from xrl.common import get_configs",
     "import xrl.common.config; xrl.common.config.load_config('dreamerv2', 'toy', 'Catch-v0')",
+    "from xrl.__main__ import main; import io, contextlib\n"
+    "with contextlib.redirect_stdout(io.StringIO()): main(['methods'])",
 ])
 def test_nothing_heavy_loads_before_it_is_used(code):
     loaded = run(f"{code}\nimport sys; print([m for m in {HEAVY!r} if m in sys.modules])")

@@ -85,9 +85,10 @@ def _parser(only: str | None = None) -> argparse.ArgumentParser:
         end = f"examples:\n{examples}\n\n`xrl COMMAND --help` says more about one."
     else:
         own = _COMMANDS[only]
-        words = "key=value ..." if own.paths is None else "PATH" if own.paths[1] == 1 else "PATH ..."
-        usage, text = f"xrl {only} [--flags] {words}", f"{own.text}\n\nexample: {own.example}"
-        end = f"PATH: {own.paths[2]}" if own.paths else (
+        most = None if own.paths is None else own.paths[1]
+        words = {None: " key=value ...", 0: "", 1: " PATH"}.get(most, " PATH ...")
+        usage, text = f"xrl {only} [--flags]{words}", f"{own.text}\n\nexample: {own.example}"
+        end = "" if most == 0 else f"PATH: {own.paths[2]}" if own.paths else (
             "Keys, dotted for sections, override the shipped defaults; `xrl config` with the same words lists them.")
     parser = argparse.ArgumentParser(prog="xrl", usage=usage, description=text, epilog=end, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -117,9 +118,8 @@ def _check_usage(arguments: argparse.Namespace, command: Command) -> None:
     if command.paths is not None:
         least, most, what = command.paths
         if not least <= len(arguments.words) <= most:
-            needs = "one PATH" if most == 1 else "at least one PATH"
-            raise ConfigError(f"command line: {arguments.command}: needs {needs}, {what}, and got "
-                              f"{len(arguments.words)}")
+            needs = {0: "takes no PATH", 1: f"needs one PATH, {what},"}.get(most, f"needs at least one PATH, {what},")
+            raise ConfigError(f"command line: {arguments.command}: {needs} and got {len(arguments.words)}")
         if keys := [word for word in arguments.words if "=" in word and not os.path.exists(word)]:
             raise ConfigError(f"command line: {arguments.command}: {keys[0]!r} is no path; "
                               f"{arguments.command} takes no keys")
@@ -186,6 +186,10 @@ def _profile(arguments: argparse.Namespace) -> None:
 def _config(arguments: argparse.Namespace) -> None:
     resolved = _resolved(arguments)
     print(describe(resolved.config, resolved.origins))
+
+
+def _methods(arguments: argparse.Namespace) -> None:
+    print(load("xrl.common.catalogue:describe_methods")())
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -264,6 +268,8 @@ _COMMANDS = {
     "replay-crash": Command("run the update again that stopped a run because its numbers were not finite, and show "
                             "where", _replay_crash, (), "xrl replay-crash RUN/crash_4017",
                             (1, 1, "the crash folder that the error named")),
+    "methods": Command("list the methods: the observations and actions that each takes, and the environments it has "
+                       "files for", _methods, (), "xrl methods", (0, 0, "none")),
     "config": Command("print every key of the resolved config: value, where it came from, unit and meaning", _config,
                       _EXPERIMENT, f"xrl config {_CARTPOLE}"),
 }

@@ -31,7 +31,7 @@ def test_suggestion_is_a_sentence_or_nothing():
 
 def test_methods_are_found_whatever_their_case_and_listed_as_written():
     assert find_method("DREAMERV2") == "DreamerV2"
-    assert list(METHODS) == ["DreamerV2"]
+    assert "DreamerV2" in list(METHODS) and "dreamerv2" not in list(METHODS)
     assert METHODS["dreamerv2"] is METHODS["DreamerV2"]
 
 
@@ -45,5 +45,5 @@ def test_registering_again_in_another_case_replaces():
 
 
 def test_unknown_method_lists_the_known():
-    with pytest.raises(ConfigError, match=r"unknown method 'PPO'\. Known methods: DreamerV2"):
-        find_method("PPO")
+    with pytest.raises(ConfigError, match=rf"unknown method 'Nothing'\. Known methods: {', '.join(METHODS)}"):
+        find_method("Nothing")
