@@ -11,6 +11,10 @@ README = ROOT / "README.md"
 
 PLAYER = ["aiohttp>=3.9"]
 REPORT = ["matplotlib>=3.8", "scipy>=1.11"]
+# Families of environments: each is loaded only when it is asked for (xrl/environment/registry.py).
+BOX2D = ["gymnasium[box2d]>=1.1,<2"]
+DMC = ["dm_control>=1.0.28", "mujoco>=3.3,<4"]  # the present dm_control looks for what MuJoCo 4 has not any more
+MINIGRID = ["minigrid>=3.0"]
 
 setup(
     name="xrl",
@@ -41,8 +45,11 @@ setup(
     extras_require={
         "player": PLAYER,
         "report": REPORT,
-        "dev": [*PLAYER, *REPORT, "hypothesis>=6.100", "mypy>=1.10", "pytest>=8", "pytest-xdist>=3.5", "ruff>=0.5",
-                "setuptools>=70.1", "types-PyYAML"],
+        "box2d": BOX2D,
+        "dmc": DMC,
+        "minigrid": MINIGRID,
+        "dev": [*PLAYER, *REPORT, *BOX2D, *DMC, *MINIGRID, "hypothesis>=6.100", "mypy>=1.10", "pytest>=8",
+                "pytest-xdist>=3.5", "ruff>=0.5", "setuptools>=70.1", "types-PyYAML"],
     },
     entry_points={"console_scripts": ["xrl = xrl.__main__:main"]},
     classifiers=[

@@ -10,6 +10,7 @@ import pytest
 
 import xrl
 from xrl.common.errors import ConfigError
+from xrl.environment.registry import EXTRAS
 
 ROOT = Path(__file__).parent.parent
 HEAVY = ("torch", "ale_py", "wandb", "gymnasium", "cv2", "tensorboard", "matplotlib")
@@ -33,6 +34,20 @@ def run(code: str, cwd: Path = ROOT, **environment: str) -> str:
 def test_nothing_heavy_loads_before_it_is_used(code):
     loaded = run(f"{code}\nimport sys; print([m for m in {HEAVY!r} if m in sys.modules])")
     assert loaded == "[]"
+
+
+def test_families_with_an_extra_load_only_when_they_are_asked_for():
+    code = ("from xrl import make_envs\n"
+            "make_envs({'method': 'DreamerV2', 'env_name': 'classic_control', 'env_id': 'CartPole-v1'}).close()\n"
+            "import sys; print([m for m in ('dm_control', 'mujoco', 'Box2D', 'minigrid') if m in sys.modules])")
+    assert run(code) == "[]"
+
+
+def test_every_extra_of_a_family_is_declared(installed):
+    (info,) = installed.glob("*.dist-info")
+    provided = {line.partition(": ")[2] for line in (info / "METADATA").read_text().splitlines()
+                if line.startswith("Provides-Extra: ")}
+    assert set(EXTRAS) < provided
 
 
 def test_import_takes_less_than_half_a_second():

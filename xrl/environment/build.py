@@ -46,6 +46,8 @@ def make_envs(config: RunConfig | Mapping[str, Any] | Namespace, *, seed_offset:
     count = config.parallels if parallels is None else parallels
     if count < 1:
         raise ConfigError(f"parallels: {count} is too few; use at least 1")
+    if isinstance(entry, Family) and entry.prepare is not None:
+        entry.prepare(config, render_mode)
     seeds = [config.env_seed + seed_offset + index for index in range(count)]
     kind = "environment" if seed_offset == 0 else "evaluation environment"
     if config.vectorize == "native":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from xrl.common.errors import ConfigError
@@ -22,7 +23,14 @@ REGISTRY_ENV: dict[str, Any] = {
     "gymnasium": "xrl.environment.families:GYMNASIUM",
     "atari": "xrl.environment.atari:ATARI",
     "toy": "xrl.environment.toy:TOY",
+    "box2d": "xrl.environment.box2d:BOX2D",
+    "dmc": "xrl.environment.dmc:DMC",
+    "minigrid": "xrl.environment.minigrid:MINIGRID",
 }
+
+# Families with an extra of their name in setup.py: a module that only it installs, and its name in a package registry.
+EXTRAS = {"box2d": ("Box2D", "gymnasium[box2d]"), "dmc": ("dm_control", "dm_control"),
+          "minigrid": ("minigrid", "minigrid")}
 
 
 @dataclass(frozen=True)
@@ -32,22 +40,33 @@ class Family:
     ``make(config, render_mode)`` builds one. ``repeats``: it applies ``environment.action_repeat`` itself.
     ``time_limit``: where the config sets none, an episode is truncated after this many agent steps (0: never).
     ``make_native(config, num_envs)`` builds what `vectorize: native` steps; families without one refuse it.
+    ``prepare(config, render_mode)`` is called once before environments are built, here or in workers.
     """
 
     make: Callable[[RunConfig, str | None], gymnasium.Env[Any, Any]]
     repeats: bool = False
     time_limit: int = 0
     make_native: Callable[[RunConfig, int], Vector] | None = None
+    prepare: Callable[[RunConfig, str | None], None] | None = None
 
 
 def find_entry(env_name: str) -> Any:
-    """The entry of REGISTRY_ENV for ``env_name``, loaded. Raises ConfigError with the nearest name if unknown."""
+    """The entry of REGISTRY_ENV for ``env_name``, loaded.
+
+    Raises ConfigError with the nearest name if unknown, and with the command that installs what is missing.
+    """
     if env_name not in REGISTRY_ENV:
         raise ConfigError(f"env_name: {env_name!r} is unknown.{suggestion(env_name, REGISTRY_ENV)} Known: "
                           f"{', '.join(REGISTRY_ENV)}; add your own with REGISTRY_ENV[{env_name!r}] = YourEnv "
                           f"(on the command line --import the module that does)")
     entry = REGISTRY_ENV[env_name]
-    return load(entry) if isinstance(entry, str) else entry
+    if not isinstance(entry, str):
+        return entry
+    module, package = EXTRAS.get(env_name, ("", ""))
+    if module and find_spec(module) is None:
+        raise ConfigError(f'env_name: {env_name} needs {package}, which is not installed; pip install '
+                          f'"xrl[{env_name}]" (from a checkout: pip install -e ".[{env_name}]")')
+    return load(entry)
 
 
 def check_env_id(env_id: str, known: list[str], env_name: str) -> None:

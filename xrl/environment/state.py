@@ -270,6 +270,7 @@ _LAYERS = {
     "xrl.environment.wrappers.CanonicalEnv": _NOTHING,
     "xrl.environment.wrappers.RawAdapter": _NOTHING,
     "xrl.environment.wrappers.Pace": _NOTHING,
+    "xrl.environment.dmc.Pixels": _NOTHING,
     "gymnasium.wrappers.rendering.HumanRendering": _NOTHING,
     "gymnasium.wrappers.stateful_action.RepeatAction": _NOTHING,
     "gymnasium.wrappers.transform_observation.FlattenObservation": _NOTHING,

@@ -30,7 +30,8 @@ class RunConfig(Section):
     """
 
     method: str = param(..., "name of the method in METHODS, any case")
-    env_name: str = param(..., "environment family in REGISTRY_ENV: classic_control, atari, toy, gymnasium or yours")
+    env_name: str = param(..., "environment family in REGISTRY_ENV: classic_control, atari, toy, gymnasium, box2d, "
+                               "dmc, minigrid or yours")
     env_id: str = param(..., "environment within the family, e.g. CartPole-v1")
     preset: Literal["official", "paper", "debug"] = param(
         "official", "official: the shipped files; paper: where the paper differs; debug: tiny")
