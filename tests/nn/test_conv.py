@@ -58,6 +58,25 @@ def test_decoder_is_a_dense_layer_and_four_transposed_convolutions(channels, nor
     torch.testing.assert_close(decoder(feat), x.permute(0, 2, 3, 1), atol=1e-4, rtol=1e-4)
 
 
+def test_relu_instead_of_elu():
+    """Between the same layers, and behind the encoder's last one (DreamerV1)."""
+    encoder, decoder = filled(ConvEncoder(3, 2, act="relu")), filled(ConvDecoder(7, 3, 2, act="relu"))
+    image, feat = torch.rand(2, 64, 64, 3) - 0.5, torch.randn(3, 7)
+    x = image.permute(0, 3, 1, 2)
+    for layer in encoder.layers:
+        if isinstance(layer, nn.Conv2d):
+            x = F.relu(F.conv2d(x, layer.weight, layer.bias, stride=2))
+    torch.testing.assert_close(encoder(image), x.flatten(1))
+    y = F.linear(feat, decoder.dense.weight, decoder.dense.bias)[:, :, None, None]
+    for i, layer in enumerate(decoder.layers):
+        y = F.conv_transpose2d(y, layer.weight, layer.bias, stride=2)
+        y = F.relu(y) if i < 3 else y
+    torch.testing.assert_close(decoder(feat), y.permute(0, 2, 3, 1), atol=1e-4, rtol=1e-4)
+    for module, inputs in ((encoder, image), (decoder, feat)):
+        grads = torch.autograd.grad(module(inputs).square().sum(), list(module.parameters()))
+        assert all(grad.any() for grad in grads)
+
+
 def test_first_decoder_layer_as_a_matrix_product_is_the_transposed_convolution():
     decoder = filled(ConvDecoder(7, 1, 2)).double()
     pixel = torch.randn(3, 64, dtype=torch.float64, requires_grad=True)

@@ -95,3 +95,18 @@ def test_laws_are_float32_whatever_the_stats(latent):
     noise = latent.noise(2, 3, generator=generator())
     results = [latent.sample(low, noise), latent.entropy(low), *latent.kl(low, low)]
     assert {result.dtype for result in results} == {torch.float32}
+
+
+def test_softplus_deviation_and_its_divergence():
+    """DreamerV1's: golden numbers of its specification."""
+    latent = GaussianLatent(30, std="softplus")
+    stats = torch.zeros(60)
+    assert latent.sample(stats, torch.ones(30)).tolist() == pytest.approx([0.7931472] * 30, abs=1e-6)
+
+    def law_of(mean, std):
+        return torch.cat([torch.full((30,), mean), torch.full((30,), math.log(math.expm1(std - 0.1)))])
+
+    each = latent.kl_each(law_of(0.5, 0.8), law_of(0.0, 1.0))
+    assert each.tolist() == pytest.approx([0.1681436] * 30, abs=1e-6)
+    dyn_kl, rep_kl = latent.kl(law_of(0.5, 0.8), law_of(0.0, 1.0))
+    assert dyn_kl.item() == rep_kl.item() == pytest.approx(5.0443065, abs=1e-5)
