@@ -78,16 +78,17 @@ def test_json_belongs_to_profile(runner, capsys):
 
 PATHS = ["train", "test", "benchmark", "profile", "doctor", "config"]  # take key=value, and no path
 FLAGS = {"--json": "a", "--seeds": "3", "--jobs": "2", "--reference": "a", "--baselines": "a", "--games": "pong",
-         "--frames": "1e6", "--out": "a", "--panels": None, "--port": "80", "--host": "h", "--open": None,
-         "--resume": "a", "--method": "DreamerV2", "--env": "toy", "--env-id": "x", "--config": "a"}
+         "--frames": "1e6", "--out": "a", "--threshold": "a", "--panels": None, "--port": "80", "--host": "h",
+         "--open": None, "--resume": "a", "--method": "DreamerV2", "--env": "toy", "--env-id": "x", "--config": "a"}
 MEANT = {  # what no command but these has a use for
     "--json": {"profile"}, "--seeds": {"benchmark", "reproduce"}, "--jobs": {"benchmark", "reproduce"},
     "--reference": {"benchmark", "reproduce", "plot"}, "--baselines": {"benchmark", "reproduce"},
-    "--games": {"reproduce"}, "--frames": {"reproduce"}, "--out": {"report", "plot"}, "--panels": {"plot"},
+    "--games": {"reproduce"}, "--frames": {"reproduce"}, "--out": {"report", "plot", "compare"},
+    "--threshold": {"compare"}, "--panels": {"plot"},
     "--port": {"dream"}, "--host": {"dream"}, "--open": {"dream"}, "--resume": {"train", "benchmark"},
     **{flag: {"train", "test", "benchmark", "profile", "doctor", "config"}
        for flag in ("--method", "--env", "--env-id", "--config")}}
-COMMANDS = [*PATHS, "reproduce", "report", "dream", "plot", "checkpoints", "replay-crash", "methods"]
+COMMANDS = [*PATHS, "reproduce", "report", "dream", "plot", "checkpoints", "replay-crash", "methods", "compare"]
 
 
 class Loaded:
@@ -123,6 +124,9 @@ def loaded(monkeypatch):
     (["plot", "RUN"], "xrl.report.plot:plot", ("RUN",), {"reference": None, "out": "curves.png", "panels": False}),
     (["plot", "A", "B", "--reference", "r.json", "--out", "c.svg", "--panels"], "xrl.report.plot:plot", ("A", "B"),
      {"reference": "r.json", "out": "c.svg", "panels": True}),
+    (["compare", "A", "B"], "xrl.report.compare:compare", ("A", "B"), {"threshold": None, "out": "comparison.png"}),
+    (["compare", "A", "--threshold", "t=-2", "--out", "c.pdf"], "xrl.report.compare:compare", ("A",),
+     {"threshold": "t=-2", "out": "c.pdf"}),
     (["checkpoints", "RUN"], "xrl.runners.resume:describe_checkpoints", ("RUN",), {}),
     (["methods"], "xrl.common.catalogue:describe_methods", (), {}),
 ])

@@ -69,6 +69,8 @@ _FLAGS: dict[str, dict[str, Any]] = {
     "games": {"help": "pong,boxing or all"},
     "frames": {"type": float, "metavar": "N", "help": "how far, else as far as was published"},
     "out": {"metavar": "PATH", "help": "the file to write"},
+    "threshold": {"metavar": "SCORE", "help": "what is asked for: when did each get there? Of several tasks "
+                                              "TASK=SCORE,TASK=SCORE"},
     "panels": {"action": "store_true", "default": None, "help": "a panel for each task"},
     "port": {"type": int, "metavar": "N", "help": "of the page; else a free one"},
     "host": {"help": "address to listen at; else 127.0.0.1, this machine alone"},
@@ -221,6 +223,11 @@ def _plot(arguments: argparse.Namespace) -> None:
                                        out=arguments.out or "curves.png", panels=bool(arguments.panels)))
 
 
+def _compare(arguments: argparse.Namespace) -> None:
+    print(load("xrl.report.compare:compare")(*arguments.words, threshold=arguments.threshold,
+                                             out=arguments.out or "comparison.png"))
+
+
 def _reproduce(arguments: argparse.Namespace) -> int:
     if not arguments.words or "=" in arguments.words[0]:
         raise ConfigError("command line: reproduce: needs the name of a published set first, e.g. atari-dreamerv2")
@@ -259,6 +266,9 @@ _COMMANDS = {
     "plot": Command("draw learning curves of runs, folders of runs or files of scores", _plot,
                     ("reference", "out", "panels"), "xrl plot models/DreamerV2/CartPole-v1 --out curves.png",
                     (1, 10_000, "a run, a folder of runs or a file of scores")),
+    "compare": Command("lay methods on one picture, by frames and by time, with one table", _compare,
+                       ("threshold", "out"), "xrl compare models/PPO models/DreamerV3 --threshold CartPole-v1=475",
+                       (1, 10_000, "a run, a folder of runs or a file of scores")),
     "profile": Command("time every part of a short run, print where it goes and one sentence of advice; keeps nothing",
                        _profile, (*_EXPERIMENT, "json"), f"xrl profile {_CARTPOLE}"),
     "doctor": Command("is this machine ready for a planned run? Names what to mend, and how", _doctor, _EXPERIMENT,

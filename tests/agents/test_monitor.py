@@ -109,7 +109,7 @@ def test_evaluations_and_episodes(workshop):
                            for key in ("episode/return", "eval/return"))
     assert episode["episode/length"] == 6 and 21 <= episode["episode/return"] <= 24
     mean = sum(scores) / 4
-    assert {key: value for key, value in evaluation.items() if key not in COUNTERS} == pytest.approx({
+    assert {key: value for key, value in evaluation.items() if key.startswith("eval/")} == pytest.approx({
         "eval/return": mean, "eval/return_min": min(scores), "eval/return_max": max(scores), "eval/length": 6,
         "eval/episodes": 4, "eval/return_std": (sum((score - mean) ** 2 for score in scores) / 4) ** 0.5})
 
@@ -198,3 +198,30 @@ def test_log_dir_diverts_the_log_and_nothing_else(workshop, tmp_path):
     logs = tmp_path / "logs" / "DreamerV2" / "any-v0" / agent.folder.name
     assert [path.name for path in logs.iterdir()] == ["metrics.jsonl"]
     assert {path.name for path in agent.folder.iterdir()} == {"config.yaml", "m.pth"}
+
+
+def test_the_clock_of_evaluations_counts_training_and_no_pause(workshop, monkeypatch):
+    """By a clock that the test moves; a resumed run goes on from what its checkpoint says."""
+    from xrl.agents import monitor
+
+    now = [100.0]
+    monkeypatch.setattr(monitor.time, "perf_counter", lambda: now[0])
+    agent = workshop.agent(inspect=False)
+    log = agent.log
+    log.on_train_begin(agent, 10)
+    now[0] += 7
+    agent.test(1)
+    kept = log.state_dict(agent)
+    log.on_train_end(agent)
+    now[0] += 1000  # nobody trains
+    agent.test(1)
+    log.on_train_begin(agent, 20)
+    now[0] += 5
+    agent.test(1)
+    assert [record["time/wall"] for record in log_of(agent) if "eval/return" in record] == [7, 7, 12]
+    resumed = workshop.agent(inspect=False)
+    resumed.log.load_state_dict(resumed, kept)
+    now[0] += 1000
+    resumed.log.on_train_begin(resumed, 20)
+    now[0] += 2
+    assert resumed.log.seconds() == 9 and "seconds" not in resumed.log.marks

@@ -33,9 +33,12 @@ class MetricLog(Callback):
         self.written_at: int | None = None
         self.clock = (0.0, 0, 0)  # seconds, agent steps and updates at the last record
         self.marks: dict[str, Any] = {}  # what the logger needs to know of an earlier process of this run
+        self.trained = 0.0  # seconds, before the training under way
+        self.begun: float | None = None
 
     def on_train_begin(self, agent: Agent[Any], target_steps: int) -> None:
         self.clock = (time.perf_counter(), agent.agent_steps, agent.updates)
+        self.begun = self.clock[0]
         if self.written_at is None:
             self.written_at = agent.agent_steps
 
@@ -57,7 +60,7 @@ class MetricLog(Callback):
         self.write(agent, {
             "eval/return": evaluation.mean, "eval/return_std": evaluation.std, "eval/return_min": min(scores),
             "eval/return_max": max(scores), "eval/length": sum(evaluation.lengths) / len(scores),
-            "eval/episodes": len(scores)})
+            "eval/episodes": len(scores), "time/wall": self.seconds()})
 
     def on_failure(self, agent: Agent[Any], failure: Any) -> None:
         print(f"environment {failure.env} failed and was restarted ({agent.envs.failures} of at most "
@@ -67,15 +70,22 @@ class MetricLog(Callback):
     def on_train_end(self, agent: Agent[Any]) -> None:
         if self.pending:
             self.flush(agent)
+        self.trained, self.begun = self.seconds(), None
+
+    def seconds(self) -> float:
+        """How long this run has trained, its evaluations included, over all its resumptions."""
+        return self.trained + (0.0 if self.begun is None else time.perf_counter() - self.begun)
 
     def state_dict(self, agent: Agent[Any]) -> dict[str, Any]:
+        marks = self.marks if self.logger is None else self.logger.marks()
         return {"names": self.names, "pending": list(self.pending), "written_at": self.written_at,
-                "place": agent.config.log_dir, "marks": self.marks if self.logger is None else self.logger.marks()}
+                "place": agent.config.log_dir, "marks": {**marks, "seconds": self.seconds()}}
 
     def load_state_dict(self, agent: Agent[Any], state: dict[str, Any]) -> None:
         """Cuts the log where the checkpoint was written."""
         if state:
             self.names, self.marks = list(state["names"]), dict(state["marks"])
+            self.trained = float(self.marks.pop("seconds", 0.0))  # a checkpoint of before it was kept has none
             self.written_at = None if state["written_at"] is None else int(state["written_at"])
             self.pending = [values.to(agent.device) for values in state["pending"]]
         if not state or state["place"] == agent.config.log_dir:  # in another place nothing was written since

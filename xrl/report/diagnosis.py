@@ -15,7 +15,7 @@ from xrl.report.run_files import Health, RunFiles
 
 FEWEST_UPDATES = 100  # before which the time says nothing of the run to come
 MOST_ROWS = 80  # of a table whose rows a file decides on
-SPEEDS = ("fps", "updates_per_s", "gpu_idle", "launches")  # what stands under time/ and is no part of it
+SPEEDS = ("fps", "updates_per_s", "gpu_idle", "launches", "wall")  # what stands under time/ and is no part of it
 DEVICE = ("time/gpu_idle", "time/launches")
 HUES = 9        # colours of a stacked bar: --p0 to --p8
 LOSSES = (

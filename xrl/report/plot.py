@@ -41,8 +41,8 @@ def plot(*places: str | Path, reference: str | Path | None = None, out: str | Pa
     ``reference``: a file of published scores, whose curves of the same tasks lie beneath, in gray. ``panels``: a panel
     for each task; without it, several tasks are an error. Raises ConfigError, where the file cannot be written, too.
     """
-    path = _checked(Path(out))
-    curves = _curves(places)
+    path = checked_picture(Path(out))
+    curves = curves_at(places, "plot")
     tasks = list(dict.fromkeys(curve.task for curve in curves))
     if len(tasks) > 1 and not panels:
         raise ConfigError(f"plot: these are curves of different tasks, {_listed(tasks)}, whose scores do not share an "
@@ -51,22 +51,27 @@ def plot(*places: str | Path, reference: str | Path | None = None, out: str | Pa
     if published and not {curve.task for curve in published} & set(tasks):
         raise ConfigError(f"{reference}: has no curve of {_listed(tasks)}; it has "
                           f"{_listed(sorted({curve.task for curve in published}))}. Leave the reference out")
-    figure = _draw(curves, tasks, published)
+    save_figure(_draw(curves, tasks, published), path)
+    return path
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Whole or not at all. Raises ConfigError where it cannot be written."""
     data = io.BytesIO()
     figure.savefig(data, format=path.suffix[1:].lower(), dpi=150)
     try:
         write_atomic(path, data.getvalue())
     except OSError as error:
         raise ConfigError(f"out: {str(path)!r}: cannot be written: {error.strerror}; name another place") from error
-    return path
 
 
 def draw_curves(axis: Any, curves: Sequence[Curve], reference: Sequence[Curve] = (),
-                colors: Mapping[str, str] | None = None) -> None:
+                colors: Mapping[str, str] | None = None, unit: str = "frames") -> None:
     """Draw the ``curves`` of one task on matplotlib's ``axis``, and beneath them those of ``reference`` of that task.
 
     Each line that a legend should list has its label; `add_legend` puts one below the panels. Text keeps the colours
-    that the axis came with. ``colors``: of each method (None: COLORS in order of appearance).
+    that the axis came with. ``colors``: of each method (None: COLORS in order of appearance). ``unit``: what ``xs``
+    count.
     """
     from matplotlib.ticker import EngFormatter
     colors = method_colors(curves) if colors is None else colors
@@ -87,9 +92,10 @@ def draw_curves(axis: Any, curves: Sequence[Curve], reference: Sequence[Curve] =
         # No margin: a curve that goes on does so up to the edge.
         axis.set_xlim(right=max(curve.xs[-1] for curve in [*curves, *others]))
     axis.set_title(task, parse_math=False)
-    axis.set_xlabel("frames")
+    axis.set_xlabel(unit)
     axis.set_ylabel("return in evaluation")
-    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+    if unit == "frames":  # of minutes it would make 10m out of a hundredth
+        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
     if max(map(abs, axis.get_ylim())) >= 10_000:
         axis.yaxis.set_major_formatter(EngFormatter(sep=""))
     axis.grid(alpha=0.25, linewidth=0.6)
@@ -169,22 +175,24 @@ def _until(curve: Curve, end: float) -> Curve:
     return replace(curve, xs=curve.xs[:count], ys=curve.ys[:count])
 
 
-def _curves(places: Sequence[str | Path]) -> list[Curve]:
-    """The curves at all places. Where two places have the same seed of the same method they are different experiments,
-    which no mean should mix: their methods are told apart by the place."""
+def curves_at(places: Sequence[str | Path], command: str) -> list[Curve]:
+    """The curves at all places, for a ``command``. Where two places have the same seed of the same method they are
+    different experiments, which no mean should mix: their methods are told apart by the place."""
     if wrong := [place for place in places if not isinstance(place, str | Path)]:
-        raise ConfigError(f"plot: {wrong[0]!r} is no place; give several as arguments of their own: plot(*places)")
+        raise ConfigError(f"{command}: {wrong[0]!r} is no place; give several as arguments of their own: "
+                          f"{command}(*places)")
     found = {str(place): find_curves(place) for place in places}
     keys = [{(curve.task, curve.method, curve.seed) for curve in curves} for curves in found.values()]
     if len(set().union(*keys)) < sum(map(len, keys)):
         found = {place: [replace(curve, method=f"{curve.method} ({place})") for curve in curves]
                  for place, curves in found.items()}
     if not found:
-        raise ConfigError("plot: nothing to draw; name at least one run folder, folder of runs or file of scores")
+        raise ConfigError(f"{command}: nothing to draw; name at least one run folder, folder of runs or file of scores")
     return [curve for curves in found.values() for curve in curves]
 
 
-def _checked(path: Path) -> Path:
+def checked_picture(path: Path) -> Path:
+    """``path``. Raises ConfigError unless a picture can be there."""
     if path.suffix.lower() not in ENDINGS:
         raise ConfigError(f"out: {str(path)!r} must end in {', '.join(ENDINGS)}, which says what kind of picture it is")
     if not path.parent.is_dir():
@@ -197,15 +205,21 @@ def _listed(names: Sequence[str], most: int = 6) -> str:
     return ", ".join(names[:most]) + more
 
 
-def _draw(curves: Sequence[Curve], tasks: Sequence[str], published: Sequence[Curve]) -> Any:
+def new_figure(command: str, size: tuple[float, float]) -> Any:
+    """An empty figure of so many inches. Raises ConfigError where matplotlib is missing."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ConfigError(f"plot: needs matplotlib ({error}); install it with: pip install matplotlib scipy") from error
+        raise ConfigError(f"{command}: needs matplotlib ({error}); install it with: pip install matplotlib "
+                          f"scipy") from error
+    return Figure(figsize=size, layout="constrained")
+
+
+def _draw(curves: Sequence[Curve], tasks: Sequence[str], published: Sequence[Curve]) -> Any:
     columns = len(tasks) if len(tasks) <= 3 else min(math.ceil(math.sqrt(len(tasks))), 6)
     lines = math.ceil(len(tasks) / columns)
     size = (WIDTH, HEIGHT) if len(tasks) == 1 else (SMALL_WIDTH * columns, SMALL_HEIGHT * lines)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = new_figure("plot", size)
     axes = figure.subplots(lines, columns, squeeze=False).ravel()
     colors = method_colors(curves)
     for axis, task in zip(axes, tasks, strict=False):

@@ -7,8 +7,9 @@ import math
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +22,21 @@ from xrl.common.run_folder import CONFIG
 from xrl.report.run_log import CURVE, folders_with, is_file, log_folders, log_lines
 
 SCORES = "scores.json"  # of a benchmark: the curves of all its seeds (CURVE: of one run)
-RETURN = "eval/return"
+RETURN, WALL = "eval/return", "time/wall"
 FORM = 'a JSON list of {"task": "...", "method": "...", "seed": "...", "xs": [frames, ...], "ys": [scores, ...]}'
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Scores ``ys`` of one seed of a method in a task, at ``xs``: frames, finite and strictly increasing."""
+    """Scores ``ys`` of one seed of a method in a task, at ``xs``: frames, finite and strictly increasing. ``minutes``:
+    how long it had trained by then, as long and as increasing; None where nobody knows, as of published scores."""
 
     task: str
     method: str
     seed: str
     xs: tuple[float, ...]
     ys: tuple[float, ...]
+    minutes: tuple[float, ...] | None = field(default=None, compare=False)
 
 
 # The published format ------------------------------------------------------------------------------------------------
@@ -48,8 +51,10 @@ def read_scores(path: str | Path) -> list[Curve]:
 
 
 def write_scores(path: str | Path, curves: Iterable[Curve]) -> None:
-    """Write ``curves`` in the published format, whole or not at all."""
-    write_atomic(Path(path), json.dumps([asdict(curve) for curve in curves]).encode())
+    """Write ``curves`` in the published format, whole or not at all. Where ``minutes`` are known they are a field
+    more, which that format's other readers pass over."""
+    records = [{name: value for name, value in asdict(curve).items() if value is not None} for curve in curves]
+    write_atomic(Path(path), json.dumps(records).encode())
 
 
 def read_json(path: str | Path, form: str) -> Any:
@@ -77,30 +82,46 @@ def is_number(value: Any) -> bool:
 def _curve(where: str, record: Any) -> Curve:
     if not isinstance(record, dict):
         raise ConfigError(f"{where}: is a JSON {_kind(record)}; the file must be {FORM}")
-    if missing := [field for field in ("task", "method", "seed", "xs", "ys") if field not in record]:
+    if missing := [name for name in ("task", "method", "seed", "xs", "ys") if name not in record]:
         raise ConfigError(f"{where}: {missing[0]!r} is missing; the file must be {FORM}")
-    for field in ("task", "method", "seed"):
-        allowed = str | int if field == "seed" else str  # a run's own curve has its seed as a number
-        if not isinstance(record[field], allowed) or isinstance(record[field], bool):
-            raise ConfigError(f"{where}: {field!r} is {_brief(record[field])}, not a string; the file must be {FORM}")
-    for field in ("xs", "ys"):
-        _check_numbers(where, field, record[field])
+    for name in ("task", "method", "seed"):
+        allowed = str | int if name == "seed" else str  # a run's own curve has its seed as a number
+        if not isinstance(record[name], allowed) or isinstance(record[name], bool):
+            raise ConfigError(f"{where}: {name!r} is {_brief(record[name])}, not a string; the file must be {FORM}")
+    for name in ("xs", "ys"):
+        _check_numbers(where, name, record[name])
     xs, ys = record["xs"], record["ys"]
     if len(xs) != len(ys):
         raise ConfigError(f"{where}: {len(xs)} 'xs' but {len(ys)} 'ys'; each score belongs to a number of frames")
-    for index in range(1, len(xs)):
-        if xs[index] <= xs[index - 1]:
-            raise ConfigError(f"{where}: 'xs' must increase, but xs[{index}] = {xs[index]:g} follows "
-                              f"{xs[index - 1]:g}")
-    return Curve(record["task"], record["method"], str(record["seed"]), tuple(map(float, xs)), tuple(map(float, ys)))
+    _check_increasing(where, "xs", xs)
+    return Curve(record["task"], record["method"], str(record["seed"]), tuple(map(float, xs)), tuple(map(float, ys)),
+                 _minutes(where, record))
 
 
-def _check_numbers(where: str, field: str, values: Any) -> None:
+def _minutes(where: str, record: dict[str, Any]) -> tuple[float, ...] | None:
+    minutes = record.get("minutes")
+    if minutes is None:
+        return None
+    _check_numbers(where, "minutes", minutes)
+    if len(minutes) != len(record["xs"]):
+        raise ConfigError(f"{where}: {len(record['xs'])} 'xs' but {len(minutes)} 'minutes'; leave the minutes out")
+    _check_increasing(where, "minutes", minutes)
+    return tuple(map(float, minutes))
+
+
+def _check_increasing(where: str, name: str, values: list[float]) -> None:
+    for index in range(1, len(values)):
+        if values[index] <= values[index - 1]:
+            raise ConfigError(f"{where}: {name!r} must increase, but {name}[{index}] = {values[index]:g} follows "
+                              f"{values[index - 1]:g}")
+
+
+def _check_numbers(where: str, name: str, values: Any) -> None:
     if not isinstance(values, list) or not values:
-        raise ConfigError(f"{where}: {field!r} is {_brief(values)}, not a list of numbers; the file must be {FORM}")
+        raise ConfigError(f"{where}: {name!r} is {_brief(values)}, not a list of numbers; the file must be {FORM}")
     for index, value in enumerate(values):
         if not is_number(value):
-            raise ConfigError(f"{where}: {field}[{index}] is {_brief(value)}, not a finite number; mend or remove "
+            raise ConfigError(f"{where}: {name}[{index}] is {_brief(value)}, not a finite number; mend or remove "
                               f"the record")
 
 
@@ -126,18 +147,32 @@ def run_curve(folder: str | Path) -> Curve:
     folder = Path(folder)
     config = _run_config(folder)
     task = task_name(str(config["env_name"]), str(config["env_id"]))
-    if is_file(folder / CURVE):
-        return replace(read_scores(folder / CURVE)[0], task=task)
+    places = [place / METRICS for place in log_folders(folder, config)]
+    if is_file(folder / CURVE):  # its points, whatever else the log holds; only that has a clock
+        curve = replace(read_scores(folder / CURVE)[0], task=task)
+        return replace(curve, minutes=_clock(places, curve.xs))
     points: dict[float, float] = {}
-    places = log_folders(folder, config)
-    for path in (place / METRICS for place in places):
-        points |= dict(_evaluations(path))  # a later evaluation at the same frames replaces the one before
+    for path in places:
+        points |= {frames: score for frames, score, _ in _evaluations(path)}  # a later one replaces the one before
     if not points:
-        looked = " and ".join(str(place / METRICS) for place in places)
+        looked = " and ".join(map(str, places))
         raise _NoEvaluation(f"{folder}: no evaluation yet (in {looked}); a run evaluates every eval_interval agent "
                             f"steps, never if that is 0")
     xs, ys = zip(*sorted(points.items()), strict=True)
-    return Curve(task, str(config["method"]), str(config["seed"]), xs, ys)
+    return Curve(task, str(config["method"]), str(config["seed"]), xs, ys, _clock(places, xs))
+
+
+def _clock(places: Sequence[Path], xs: Sequence[float]) -> tuple[float, ...] | None:
+    """The minutes that a run had trained at ``xs``, None unless all are known."""
+    seconds: dict[float, float | None] = {}
+    try:
+        for path in places:
+            seconds |= {frames: wall for frames, _, wall in _evaluations(path)}
+    except ConfigError:  # a curve does not need it
+        return None
+    minutes = [wall / 60 for x in xs if (wall := seconds.get(x)) is not None]
+    grows = all(before < after for before, after in pairwise(minutes))
+    return tuple(minutes) if len(minutes) == len(xs) and grows else None
 
 
 def find_curves(place: str | Path) -> list[Curve]:
@@ -212,8 +247,8 @@ def _nothing(place: Path) -> str:
     return f"{place}: {found} (a run is a folder with {CONFIG}); name one, a folder of runs or a file of scores (.json)"
 
 
-def _evaluations(path: Path) -> Iterator[tuple[float, float]]:
-    """(frames, mean return) of every evaluation in a log."""
+def _evaluations(path: Path) -> Iterator[tuple[float, float, float | None]]:
+    """(frames, mean return, seconds trained) of every evaluation in a log."""
     notes: list[str] = []
     for number, record in log_lines(path, notes, f'"{RETURN}"'):
         if record is None:
@@ -223,7 +258,8 @@ def _evaluations(path: Path) -> Iterator[tuple[float, float]]:
         if not (is_number(frames) and is_number(score)):
             raise ConfigError(f"{path}: line {number}: frames {_brief(frames)} and {RETURN} {_brief(score)} must be "
                               f"finite numbers; remove that line")
-        yield float(frames), float(score)
+        wall: Any = record.get(WALL)
+        yield float(frames), float(score), float(wall) if is_number(wall) else None
     for note in notes:
         warnings.warn(f"{path}: {note}", stacklevel=2)
 
