@@ -260,7 +260,7 @@ def test_a_loss_that_does_not_fall_is_said_while_training(workshop, capsys, monk
     agent = workshop.agent(log_interval=10, train_every=2, start_training=20, **{"model_opt.lr": 1e-9})
     agent.train(60)
     assert warnings_in(capsys.readouterr().err) == [
-        ("50", "vector loss flat since frame 30: check input normalisation (obs_scale), model_opt.lr")]
+        ("50", "vector loss flat since frame 30: check input normalisation (obs_scale), check model_opt.lr")]
 
 
 def test_what_was_warned_of_is_part_of_the_run(workshop, band, capsys):

@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from xrl.common.config import as_dict, load_config
-from xrl.common.config_keys import flatten
+from xrl.common.config_keys import flatten, keys_of
+from xrl.common.registry import load
+from xrl.methods import METHODS
 from xrl.report import health
-from xrl.report.health import FLAT, NUMBERS, UNSETTLED, YOUNG, Watcher, band_of, explain, judge, settings_of, task_of
+from xrl.report.health import (
+    FLAT,
+    NUMBERS,
+    UNSETTLED,
+    YOUNG,
+    Watcher,
+    band_of,
+    explain,
+    fitting,
+    judge,
+    settings_of,
+    task_of,
+)
 
 TASK = "Game-v0"
 FLOOR = 0.918939
@@ -168,7 +183,7 @@ def flat(*points, sizes=IMAGE):
 def test_an_image_loss_that_never_fell_is_flat_since_its_first_record(bands):
     found = flat((30_000, 10, 0.1), (35_000, FLAT + 9, 0.1), (40_000, FLAT + 10, 0.0901), (50_000, 2 * FLAT, 0.1))
     assert found == [[], [], ["image loss flat since frame 30,000: check input normalisation (obs_scale), "
-                              "model_opt.lr"], []]
+                              "check model_opt.lr"], []]
 
 
 def test_one_that_has_fallen_by_a_tenth_of_its_way_may_stay_there_or_rise_again(bands):
@@ -210,3 +225,43 @@ def test_a_watcher_goes_on_from_its_state(bands):
 def test_a_model_that_comes_with_updates_is_given_time(bands):
     """One that was loaded, or whose run went on without this watcher."""
     assert flat((400_000, 100_000, 0.1), (401_000, 100_000 + FLAT - 1, 0.1)) == [[], []]
+
+
+# Other methods -------------------------------------------------------------------------------------------------------
+
+
+def test_a_remedy_is_in_the_keys_of_the_run_and_leaves_out_what_it_has_not():
+    theirs = {"opt.lr": 1, "loss.reward": 1, "loss.dyn": 1, "horizon": 15}
+    assert fitting(NUMBERS["open_loop_5"].remedy, theirs) == (
+        "train longer, raise opt.lr, check that actions matter")
+    assert fitting(NUMBERS["reward_bias"].remedy, theirs) == "raise loss.reward"
+    assert fitting(NUMBERS["categories"].remedy, theirs) == "near 1 the latents are constants: lower loss.dyn"
+    assert fitting(NUMBERS["realised_return"].remedy, {"train_ratio": 1}) == (
+        "more updates of the model (train_ratio) or a shorter horizon")
+    assert fitting(NUMBERS["discount_calibration"].remedy, {}) == "see docs/health.md"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_remedy_names_a_key_that_the_method_lacks(method):
+    keys = keys_of(load(METHODS[method].schema)).leaves
+    for number in NUMBERS.values():
+        for name in re.findall(r"\b[a-z]+(?:_[a-z]+)*\.[a-z_]+", fitting(number.remedy, keys)):
+            assert name == "health.md" or any(key == name or key.endswith(f".{name}") for key in keys), name
+    if method == "DreamerV2":
+        assert all(fitting(number.remedy, keys) == number.remedy for number in NUMBERS.values())
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "DreamerV2"])
+def test_the_bands_of_our_runs_are_not_those_of_other_methods(method):
+    for task in ("CartPole-v1", "Pendulum-v1", "Catch-v0"):
+        env = "toy" if task == "Catch-v0" else "classic_control"
+        assert task_of(flatten(load_config("DreamerV2", env, task).config)) == task
+        assert task_of(flatten(load_config(method, env, task).config)) == ""
+
+
+def test_warnings_carry_the_keys_of_the_run(bands):
+    watcher = Watcher({"model/vector_loss": 1})
+    for frames, updates in ((0, 1), (1, FLAT)):
+        assert watcher.see("", {"frames": frames, "updates": updates}, {"model/vector_loss": 5.0}, {"opt.lr": 1}) == []
+    (warning,) = watcher.see("", {"frames": 2, "updates": 2 * FLAT}, {"model/vector_loss": 5.0}, {"opt.lr": 1})
+    assert warning == "vector loss flat since frame 0: check opt.lr"

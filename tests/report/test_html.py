@@ -12,7 +12,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from tests.report.runs import counters, health_line, make_full_run, make_run, records, write_lines
+from tests.report.runs import counters, gif, health_line, make_full_run, make_run, records, write_lines
 from xrl.common.errors import ConfigError
 from xrl.common.run_folder import locked
 from xrl.report import diagnosis
@@ -207,9 +207,10 @@ def test_the_verdict_on_time_is_on_the_whole_run(tmp_path, monkeypatch):
     write_lines(folder / "metrics.jsonl", {"agent_steps": 3000, "time/update": 10, "time/gpu_idle": 0.8},
                 {"agent_steps": 4000, "updates": 100, "time/update": 2, "time/gpu_idle": 0.4})
     given = []
-    monkeypatch.setattr("xrl.report.timing.verdict", lambda seconds, config: given.append(seconds) or "so")
+    monkeypatch.setattr("xrl.report.timing.verdict",
+                        lambda seconds, _, updates: given.append((seconds, updates)) or "so")
     assert diagnosis.time_verdict(read_run(folder)) == ("fine", "so")
-    assert given == [{"time/update": pytest.approx(8), "time/gpu_idle": pytest.approx(0.7)}]
+    assert given == [({"time/update": pytest.approx(8), "time/gpu_idle": pytest.approx(0.7)}, 25)]
 
 
 def test_few_updates_say_nothing_of_the_time(tmp_path):
@@ -251,7 +252,7 @@ def test_durations(seconds, words):
 def test_health_is_judged_once_there_is_something_to_judge(tmp_path, monkeypatch, quick):
     judged = []
 
-    def judge(task, key, frames, value, updates):
+    def judge(task, key, frames, value, updates, config):
         judged.append((task, key, frames, value))
         return "lower <this>" if key == "health/kl" else None
 
@@ -328,3 +329,48 @@ def test_a_long_run_makes_a_small_file(tmp_path):
                  "eval/return": step % 41, "eval/return_min": 0, "eval/return_max": 50} for step in range(1, 20_001))
     write_lines(folder / "metrics.jsonl", *episodes)
     assert write_report(folder).stat().st_size < 1_500_000
+
+
+# Methods without a world model ---------------------------------------------------------------------------------------
+
+
+def model_free(folder, **changes):
+    at = {"agent_steps": 1000, "frames": 1000, "updates": 200}
+    update = {"actor/loss": 0.1, "critic/value": 2.0, "policy/ratio": 1.1, "update/skipped": 0.0, "time/update": 3.0}
+    write_lines(folder / "metrics.jsonl", {**at, **update, **changes}, {**at, "eval/return": 3.0, "time/wall": 9.0})
+
+
+def test_a_run_without_a_world_model_has_no_section_of_one_and_all_its_numbers(tmp_path):
+    folder = make_run(tmp_path)
+    model_free(folder)
+    text = report_html(read_run(folder))
+    assert "Health of the world model" not in text and "Newest dream" not in text and "No dream yet" not in text
+    assert "DreamerV2 has no world model to judge." in text
+    for shown in ("policy/ratio over frames", "actor/loss over frames", "Value over frames"):
+        assert f'aria-label="{shown}"' in text
+    for hidden in ("update/skipped", "time/wall", "eval/return", "critic/value"):
+        assert f'aria-label="{hidden} over frames"' not in text
+
+
+@pytest.mark.parametrize("changes", [{"inspect": False}, {"eval_interval": 0}])
+def test_a_run_that_does_not_look_may_have_one(tmp_path, changes):
+    folder = make_run(tmp_path, **changes)
+    model_free(folder)
+    if "eval_interval" in changes:
+        write_lines(folder / "metrics.jsonl", {"agent_steps": 1000, "frames": 1000, "updates": 200, "actor/loss": 1.0})
+    assert "Health of the world model" in report_html(read_run(folder))
+
+
+def test_a_loss_of_a_model_is_a_sign_of_one(tmp_path):
+    folder = make_run(tmp_path)
+    model_free(folder, **{"model/kl": 1.0})
+    assert "Health of the world model" in report_html(read_run(folder))
+
+
+def test_its_film_is_shown(tmp_path):
+    folder = make_run(tmp_path)
+    model_free(folder)
+    (folder / "videos").mkdir()
+    (folder / "videos/evaluation_1000.gif").write_bytes(gif())
+    text = report_html(read_run(folder))
+    assert "Newest film" in text and "An evaluation episode" in text and "Newest dream" not in text

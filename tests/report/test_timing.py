@@ -46,14 +46,30 @@ def test_shares_are_of_the_parts_of_the_loop_largest_first():
     ({}, {}, "No time was measured yet."),
 ])
 def test_the_sentence(changes, seconds, sentence):
-    assert verdict({f"time/{name}": value for name, value in seconds.items()}, CONFIG | changes) == sentence
+    config = CONFIG | changes
+    assert verdict({f"time/{name}": value for name, value in seconds.items()}, config,
+                   1000 / config["train_every"]) == sentence
+
+
+@pytest.mark.parametrize(("keys", "words"), [
+    ({"train_every": 5}, "40 ms; updating less often (train_every) or"),
+    ({"train_ratio": 32.0}, "40 ms; updating less often (train_ratio) or"),
+    ({"epochs": 4, "batch_size": 2}, "40 ms; learning less from each rollout (epochs) or"),
+    ({}, "40 ms; fewer updates or a smaller batch would help")])
+def test_a_remedy_has_the_key_of_the_method(keys, words):
+    assert words in verdict({"time/update": 8.0}, {"precision": "fp32", **keys}, 200)
+
+
+def test_an_update_of_many_gradient_steps_is_not_taken_for_a_large_one():
+    assert "bf16" in verdict({"time/update": 8000.0}, {"precision": "fp32"}, 1)
+    assert "rollout (epochs)" in verdict({"time/update": 8000.0}, {"precision": "fp32", "epochs": 4}, 1)
 
 
 def test_an_update_that_is_waited_for_would_help_if_it_were_faster():
-    assert "a faster update would not" not in verdict({"time/policy": 6.0, "time/waiting": 4.0}, CONFIG)
+    assert "a faster update would not" not in verdict({"time/policy": 6.0, "time/waiting": 4.0}, CONFIG, 200)
 
 
 def test_every_part_has_a_sentence():
     for part, name in PARTS.items():
-        said = verdict({f"time/{part}": 2.0}, CONFIG)
+        said = verdict({f"time/{part}": 2.0}, CONFIG, 200)
         assert said.startswith(f"100% in {name}: ") and said.endswith(".") and said.count(".") <= 2

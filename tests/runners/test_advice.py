@@ -13,7 +13,8 @@ from xrl.runners.profile import Part, Profile
 
 PROFILE = Profile(
     method="M", env_id="E-v0", device="cpu", precision="fp32", compile="off", threads=4, cores=4, parallels=1,
-    vectorize="sync", native=False, peak_gflops=200.0, bf16_speedup=1.0, ms=10.0, launches=None, parts=())
+    vectorize="sync", native=False, less_often="updating less often (train_every)",
+    peak_gflops=200.0, bf16_speedup=1.0, ms=10.0, launches=None, parts=())
 
 
 def said(part: str, share: float = 0.8, ms: float = 8.0, operations: float = 100, peak: float = 0.5,
@@ -34,7 +35,7 @@ BOUND = {"operations": 4000, "peak": 0.05, "ms": 40.0}
     ({**BOUND, "device": "cuda"}, "The update takes 80% of the time at 5% of the peak, in 4,000 operations of 10 us "
                                   "each: try compile=on, which fuses them."),
     ({**BOUND, "device": "cuda", "compile": "on"}, "of 10 us each: a larger batch_size would cost little more, or "
-                                                   "update less often (train_every)."),
+                                                   "try updating less often (train_every)."),
     ({**BOUND, "peak": 0.004}, "at less than 1% of the peak, in 4,000 operations of 10 us each: a larger batch_size"),
     ({**BOUND, "ms": 400.0, "threads": 1}, "at 5% of the peak: try OMP_NUM_THREADS=4"),  # long ones
     ({"operations": 900, "peak": 0.05}, "at 5% of the peak: use a GPU or a smaller model"),
@@ -46,7 +47,7 @@ BOUND = {"operations": 4000, "peak": 0.05, "ms": 40.0}
     ({"peak": 0.9, "bf16_speedup": 0.1, "threads": 1}, "at 90% of the peak: try OMP_NUM_THREADS=4"),
     ({"precision": "bf16", "bf16_speedup": 3.0, "threads": 1}, "try OMP_NUM_THREADS=4"),
     ({"precision": "bf16", "bf16_speedup": 3.0},
-     "at 50% of the peak: use a GPU or a smaller model, or update less often (train_every)."),
+     "at 50% of the peak: use a GPU or a smaller model, or try updating less often (train_every)."),
     ({"device": "cuda", "threads": 1}, "at 50% of the peak: use a faster GPU or a smaller model"),
 ])
 def test_when_the_update_dominates(keys, expected):

@@ -171,7 +171,7 @@ def test_the_agent_is_left_as_it_was(workshop):
 def test_a_run_without_updates_says_so(workshop, monkeypatch, capsys):
     monkeypatch.setattr(module, "PATIENCE", 60)
     agent = workshop.agent(seq_len=8, **{"replay.sampling": "episodes", "replay.min_length": 50})
-    with pytest.raises(ConfigError, match="profile: no update in 60 steps of 1 environments; see what the replay"):
+    with pytest.raises(ConfigError, match="profile: no update in 60 steps of 1 environments; see what was said above"):
         measure(agent)
     assert "replay.min_length" in capsys.readouterr().err
 

@@ -15,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from xrl.common.callback import Callback, Evaluation
+from xrl.common.config_keys import flatten
 from xrl.common.errors import EnvironmentFault
 from xrl.common.files import write_atomic
 from xrl.common.inspection import Dream
@@ -45,7 +46,7 @@ class HealthLog(Callback):
                  for kind in {spec.kind for spec in obs_spec.values()}}
         self.watcher = Watcher(sizes)
         self.spent: Counter[str] = Counter()  # seconds, by metric key
-        self.first_step = self.last_step = 0
+        self.first_step = self.last_step = self.first_update = 0
 
     def on_record(self, agent: Agent[Any], record: Mapping[str, float]) -> None:
         steps, self.last_step = agent.agent_steps - self.last_step, agent.agent_steps
@@ -54,6 +55,7 @@ class HealthLog(Callback):
 
     def on_train_begin(self, agent: Agent[Any], target_steps: int) -> None:
         self.last_step = self.first_step = agent.agent_steps
+        self.first_update = agent.updates
         self.spent.clear()
 
     def on_evaluation(self, agent: Agent[Any], evaluation: Evaluation) -> None:
@@ -69,10 +71,12 @@ class HealthLog(Callback):
         if self.spent and agent.updates:
             steps = max(1, agent.agent_steps - self.first_step)
             means = {name: value / steps for name, value in self.spent.items()}
-            print(f"time: {verdict(means, agent.config.model_dump())}", file=sys.stderr)
+            updates = 1000 * (agent.updates - self.first_update) / steps
+            print(f"time: {verdict(means, agent.config.model_dump(), updates)}", file=sys.stderr)
 
     def _warn(self, agent: Agent[Any], record: Mapping[str, float]) -> None:
-        warnings = self.watcher.see(task_of(agent.config.model_dump()), agent.counters, record)
+        keys = flatten(agent.config)
+        warnings = self.watcher.see(task_of(keys), agent.counters, record, keys)
         if len(warnings) > MOST_WARNINGS:
             warnings[MOST_WARNINGS - 1:] = [f"{len(warnings) - MOST_WARNINGS + 1} more numbers are off; `xrl report "
                                             f"{agent.folder}` shows them"]

@@ -111,7 +111,7 @@ def make_layer(label: str, pairs: Iterable[tuple[str, Any]], schema: Schema) -> 
 
     put("", canonical_pairs(label, pairs).items())
     _check(layer, schema)
-    _warn_of(label, ignored)
+    _warn_of(label, ignored, keys)
     return layer
 
 
@@ -185,9 +185,9 @@ def _xuance_sections() -> frozenset[str]:
     return frozenset(key[:dot.start()] for key in dotted for dot in re.finditer(r"\.", key))
 
 
-def _warn_of(label: str, ignored: list[str]) -> None:
+def _warn_of(label: str, ignored: list[str], keys: Keys) -> None:
     if ignored:
-        names = [f"{key} (see {NOT_NEEDED[key]})" if NOT_NEEDED[key] else key for key in ignored]
+        names = [f"{key} (see {NOT_NEEDED[key]})" if NOT_NEEDED[key] in keys.leaves else key for key in ignored]
         warnings.warn(f"{label}: keys of XuanCe that are not needed here and have no effect: {', '.join(names)}",
                       UserWarning, stacklevel=2)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -17,6 +18,8 @@ FEWEST_UPDATES = 100  # before which the time says nothing of the run to come
 MOST_ROWS = 80  # of a table whose rows a file decides on
 SPEEDS = ("fps", "updates_per_s", "gpu_idle", "launches", "wall")  # what stands under time/ and is no part of it
 DEVICE = ("time/gpu_idle", "time/launches")
+NO_UPDATE = ("episode", "eval", "env", "time", "health", "update")  # parts of the log that no update fills
+MOST_OTHERS = 24  # charts of numbers that only the method knows
 HUES = 9        # colours of a stacked bar: --p0 to --p8
 LOSSES = (
     ("Image loss", {"model/image_loss": "image"}, "nats per image, summed over pixels"),
@@ -52,7 +55,8 @@ def findings(run: RunFiles) -> Findings:
     frames, updates, numbers = _newest_numbers(run)
     early = not updates >= YOUNG
     task, at = task_of(run.config), 0 if math.isnan(frames) else int(frames)
-    judged = {} if early else {key: judge(task, key, at, value, int(updates)) for key, value in numbers.items()}
+    judged = {} if early else {key: judge(task, key, at, value, int(updates), run.config)
+                               for key, value in numbers.items()}
     return Findings(frames, numbers, {key: words for key, words in judged.items() if words}, early, bool(task))
 
 
@@ -67,8 +71,17 @@ def _newest_numbers(run: RunFiles) -> tuple[float, float, dict[str, float]]:
     return math.nan, math.nan, {}
 
 
-def health_verdict(found: Findings) -> tuple[str, str]:
+def models_a_world(run: RunFiles) -> bool:
+    """Whether the run has a world model, as far as can be seen: an evaluation would have looked into it."""
+    evaluated = bool(run.series("eval/return")[0]) and run.config.get("inspect") is True
+    looked = any(key.startswith(("health/", "model/")) for record in run.records for key in record)
+    return looked or bool(run.health) or not evaluated
+
+
+def health_verdict(run: RunFiles, found: Findings) -> tuple[str, str]:
     """Kind (of paragraph) and one line."""
+    if not models_a_world(run):
+        return "unknown", f"{run.config.get('method')} has no world model to judge."
     if not found.numbers:
         return "unknown", "No evaluation has looked at the world model yet."
     if found.early:
@@ -141,8 +154,18 @@ def _pictures(entries: Sequence[Health]) -> list[str]:
 # Losses --------------------------------------------------------------------------------------------------------------
 
 def losses(run: RunFiles) -> Iterator[str]:
-    yield side_by_side(chart(title, words, charts.metric(run, keys, title)) for title, keys, words in LOSSES) or note(
-        "No update yet.")
+    """The numbers of the updates: those in LOSSES, then whatever else the method logs."""
+    known = [chart(title, words, charts.metric(run, keys, title)) for title, keys, words in LOSSES]
+    others = [chart(key, "", charts.metric(run, {key: key}, key)) for key in _other_numbers(run)]
+    yield side_by_side([*known, *others]) or note("No update yet.")
+
+
+def _other_numbers(run: RunFiles) -> list[str]:
+    """Keys of updates that LOSSES does not have, as they appear."""
+    known = {key for _, keys, _ in LOSSES for key in keys}
+    keys = dict.fromkeys(key for record in run.records for key in record)
+    return [key for key in keys if key not in known and key.partition("/")[0] not in NO_UPDATE
+            and re.fullmatch(r"[a-z]\w*/\w+", key)][:MOST_OTHERS]
 
 
 # Time ----------------------------------------------------------------------------------------------------------------
@@ -189,7 +212,8 @@ def time_verdict(run: RunFiles) -> tuple[str, str]:
         return "unknown", "Where the time goes was not measured yet."
     if not run.newest("updates") >= FEWEST_UPDATES:
         return "unknown", "Too few updates to say where the time goes."
-    return "fine", verdict(seconds | on_device(run), run.config)
+    updates = 1000 * run.newest("updates") / max(run.newest("agent_steps"), 1)
+    return "fine", verdict(seconds | on_device(run), run.config, updates)
 
 
 def timing(run: RunFiles) -> Iterator[str]:

@@ -69,6 +69,33 @@ NUMBERS = {
 }
 
 
+# Of keys in remedies: what other methods call them. Where a run has none of these, its remedy leaves that part out.
+OTHER_NAMES: dict[str, tuple[str, ...]] = {
+    "model_opt.lr": ("opt.lr",), "critic_opt.lr": ("opt.lr",), "kl.scale": ("loss.dyn",),
+    "kl.free_nats": ("loss.free_bits",), "loss_scales.reward": ("loss.reward",),
+    "loss_scales.discount": ("loss.discount",), "critic.slow_every": (), "train_every": ("train_ratio",),
+    "reward_scale": (), "obs_scale": (), "actor.entropy": ()}
+
+
+def fitting(remedy: str, config: Mapping[str, Any] | None) -> str:
+    """A remedy in the keys of a run; ``config``: by dotted key, None for a run of DreamerV2."""
+    if config is None:
+        return remedy
+    clauses = []
+    for clause in remedy.split(", "):
+        names = {name: next((other for other in (name, *others) if _has(config, other)), None)
+                 for name, others in OTHER_NAMES.items() if name in clause}
+        if None not in names.values():
+            for name, other in names.items():
+                clause = clause.replace(name, str(other))
+            clauses.append(clause)
+    return ", ".join(clauses).removeprefix("or ") or "see docs/health.md"
+
+
+def _has(config: Mapping[str, Any], name: str) -> bool:
+    return any(key == name or key.endswith(f".{name}") for key in config)
+
+
 def explain(key: str) -> str:
     """One sentence about a metric "health/...". Raises KeyError for any other."""
     return NUMBERS[key.removeprefix("health/")].meaning
@@ -92,23 +119,26 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
     return {dotted: read(dotted) for dotted in SETTINGS}
 
 
-def judge(task: str, key: str, frames: int, value: float, updates: int = UNSETTLED) -> str | None:
+def judge(task: str, key: str, frames: int, value: float, updates: int = UNSETTLED,
+          config: Mapping[str, Any] | None = None) -> str | None:
     """One sentence of warning if a metric "health/..." has left the band of our runs of ``task`` (see ``task_of``), or
-    the limit for any task; None if all is well, or after so few ``updates`` too early to say."""
+    the limit for any task; None if all is well, or after so few ``updates`` too early to say. ``config``: see
+    ``fitting``."""
     number = NUMBERS.get(key.removeprefix("health/"))
     if number is None or updates < YOUNG:
         return None
+    remedy = fitting(number.remedy, config)
     band = band_of(task, key, frames)
     if band is not None:
         low, high = band
         if (value > high and number.bad != "low") or (value < low and number.bad != "high"):
             place = {"high": f"above {high:.3g}, the top of", "low": f"below {low:.3g}, the bottom of",
                      "both": f"outside {low:.3g} to {high:.3g},"}[number.bad]
-            return f"{key} = {value:.3g} is {place} the band of our runs of {task} at these frames: {number.remedy}"
+            return f"{key} = {value:.3g} is {place} the band of our runs of {task} at these frames: {remedy}"
     elif number.limit is not None and updates >= UNSETTLED and (
             value > number.limit if number.bad == "high" else value < number.limit):
         side = "above" if number.bad == "high" else "below"
-        return f"{key} = {value:.3g} is {side} {number.limit:g}: {number.remedy}"
+        return f"{key} = {value:.3g} is {side} {number.limit:g}: {remedy}"
     return None
 
 
@@ -147,19 +177,22 @@ class Watcher:
         self.warned: set[str] = set()
         self.first: dict[str, list[float]] = {}  # loss -> its first mean, frames (-1: it has fallen) and updates then
 
-    def see(self, task: str, counters: Mapping[str, int], record: Mapping[str, float]) -> list[str]:
-        """New warnings about one record; ``counters``: agent_steps, frames, updates."""
+    def see(self, task: str, counters: Mapping[str, int], record: Mapping[str, float],
+            config: Mapping[str, Any] | None = None) -> list[str]:
+        """New warnings about one record; ``counters``: agent_steps, frames, updates; ``config``: see ``fitting``."""
         frames, updates = counters["frames"], counters["updates"]
-        found = {key: warning for key, value in record.items() if (warning := judge(task, key, frames, value, updates))}
+        found = {key: warning for key, value in record.items()
+                 if (warning := judge(task, key, frames, value, updates, config))}
         certain = {key: warning for key, warning in found.items() if key in self.suspects}
         self.suspects = (self.suspects - record.keys()) | found.keys()
         certain |= {key: warning for key in self.sizes.keys() & record.keys()
-                    if (warning := self._flat(key, counters, record[key]))}
+                    if (warning := self._flat(key, counters, record[key], config))}
         fresh = [warning for key, warning in certain.items() if key not in self.warned]
         self.warned = (self.warned - record.keys()) | certain.keys()
         return fresh
 
-    def _flat(self, key: str, counters: Mapping[str, int], loss: float) -> str | None:
+    def _flat(self, key: str, counters: Mapping[str, int], loss: float,
+              config: Mapping[str, Any] | None) -> str | None:
         """A reconstruction loss that has never fallen. Once it has, it may stay where it is."""
         above = loss - FLOOR * self.sizes[key]
         first, since, begun = self.first.setdefault(key, [above, float(counters["frames"]), float(counters["updates"])])
@@ -167,7 +200,8 @@ class Watcher:
             self.first[key][1] = since = -1.0
         if since < 0 or counters["updates"] - begun < FLAT:
             return None
-        return f"{self.NAMES[key]} flat since frame {since:,.0f}: check input normalisation (obs_scale), model_opt.lr"
+        remedy = fitting("check input normalisation (obs_scale), check model_opt.lr", config)
+        return f"{self.NAMES[key]} flat since frame {since:,.0f}: {remedy}"
 
     def state_dict(self) -> dict[str, Any]:
         return {"suspects": sorted(self.suspects), "warned": sorted(self.warned), "first": self.first}

@@ -24,7 +24,16 @@ from xrl.report.command import (
     repeat_command,
     run_commands,
 )
-from xrl.report.diagnosis import Findings, findings, health, health_verdict, losses, time_verdict, timing
+from xrl.report.diagnosis import (
+    Findings,
+    findings,
+    health,
+    health_verdict,
+    losses,
+    models_a_world,
+    time_verdict,
+    timing,
+)
 from xrl.report.page import command, note, page, pairs, picture, row, section, table, text
 from xrl.report.run_files import RunFiles, read_run
 from xrl.report.run_log import VIDEOS
@@ -55,9 +64,12 @@ def report_html(run: RunFiles) -> str:
     """The page."""
     found = findings(run)
     name = f"{run.config.get('env_id')}, {run.config.get('method')}, seed {run.config.get('seed')}"
+    inside = [section("dream", "Newest dream", dreams(run)),
+              section("health", "Health of the world model", health(run, found))]
+    if not models_a_world(run):
+        inside = [section("film", "Newest film", dreams(run))] if run.pictures else []
     return page(name, [
-        header(run, found), section("curves", "Curves", curves(run)), section("dream", "Newest dream", dreams(run)),
-        section("health", "Health of the world model", health(run, found)), section("losses", "Losses", losses(run)),
+        header(run, found), section("curves", "Curves", curves(run)), *inside, section("losses", "Losses", losses(run)),
         section("time", "Where the time goes", timing(run)),
         section("machine", "Machine and versions", machine(run)),
         section("config", "Configuration", configuration(run)), section("commands", "Commands", commands(run))])
@@ -74,7 +86,7 @@ def header(run: RunFiles, found: Findings) -> str:
              ("newest evaluation", _score(returns[-1] if returns else math.nan))]
     started = "" if math.isnan(run.started) else time.strftime(", started %Y-%m-%d %H:%M", time.localtime(run.started))
     verdicts = "\n".join(f'<p class="{kind}"><strong>{name}.</strong> {text(words)}</p>' for name, (kind, words) in (
-        ("Health", health_verdict(found)), ("Time", time_verdict(run))))
+        ("Health", health_verdict(run, found)), ("Time", time_verdict(run))))
     notes = [*run.notes] if run.records else [_where_the_log_is_not(run), *run.notes]
     return (f'<header>\n<p class="kicker">{text(config.get("method"))}, seed {text(config.get("seed"))}{started}</p>\n'
             f'<h1>{text(config.get("env_id"))}</h1>\n<p><span class="badge">{state(run)}</span></p>\n'
@@ -152,7 +164,7 @@ def dreams(run: RunFiles) -> Iterator[str]:
             shown.append(picture(found.data, found.name.rpartition(".")[2], caption))
     if shown:
         yield '<div class="pictures">\n' + "\n".join(shown) + "\n</div>"
-    if not any(found.kind == "dream" for found in run.pictures):
+    if models_a_world(run) and not any(found.kind == "dream" for found in run.pictures):
         yield note(f"No dream yet: there is none in {VIDEOS}/.")
 
 

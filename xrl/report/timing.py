@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 # Parts of a run's time, as in the metric keys time/<part>, and their names in a sentence.
@@ -10,6 +11,10 @@ PARTS = {"environment": "the environment", "policy": "the policy", "replay_inser
          "replay_sampling": "drawing batches", "to_device": "moving batches to the device", "update": "the update",
          "waiting": "waiting for the update", "evaluation": "evaluations", "inspection": "dreams and health",
          "logging": "logging", "checkpoint": "checkpoints", "callbacks": "callbacks", "rest": "the rest of the loop"}
+# Keys of which a method has one, and how it helps.
+CADENCE = {"train_every": "updating less often (train_every)", "train_ratio": "updating less often (train_ratio)",
+           "epochs": "learning less from each rollout (epochs)"}
+Remedy = Callable[[Mapping[str, float], Mapping[str, Any]], str]
 LARGE_UPDATE = 1.0  # seconds on a CPU, above which the products are large enough for bf16 to pay
 IDLE = 0.3          # of a GPU's time
 
@@ -22,9 +27,9 @@ def shares(seconds: Mapping[str, float]) -> dict[str, float]:
     return {name: value / whole for name, value in sorted(known.items(), key=lambda item: -item[1])}
 
 
-def verdict(seconds: Mapping[str, float], config: Mapping[str, Any]) -> str:
-    """``seconds``: per 1,000 agent steps, by metric key (time/update, ...); ``config``: the run's, flat or nested keys
-    at the top suffice (precision, device, parallels, vectorize, train_every, eval_interval)."""
+def verdict(seconds: Mapping[str, float], config: Mapping[str, Any], updates: float) -> str:
+    """``seconds`` and ``updates``: per 1,000 agent steps, the first by metric key (time/update, ...); ``config``: the
+    run's, flat or nested keys at the top suffice (precision, device, parallels, vectorize, what is in CADENCE)."""
     parts = shares(seconds)
     if not parts:
         return "No time was measured yet."
@@ -33,23 +38,29 @@ def verdict(seconds: Mapping[str, float], config: Mapping[str, Any]) -> str:
     idle = seconds.get("time/gpu_idle")
     if idle is not None and idle > IDLE and name not in ("update", "waiting"):
         sentence = f"The GPU is idle for {idle:.0%}, and {sentence}"
-    remedies = {"update": _update, "waiting": _update, "environment": _environment, "policy": _environments,
-                "evaluation": _evaluation, "checkpoint": _checkpoint, "inspection": _inspection,
-                "logging": _logging}
+    update = partial(_update, updates)
+    remedies: dict[str, Remedy] = {
+        "update": update, "waiting": update, "environment": _environment, "policy": _environments,
+        "evaluation": _evaluation, "checkpoint": _checkpoint, "inspection": _inspection, "logging": _logging}
     remedy = remedies.get(name)
     helps = remedy(seconds, config) if remedy else "`xrl profile` shows each part of it"
     return sentence + helps + _would_not(parts, name, config) + "."
 
 
-def _update(seconds: Mapping[str, float], config: Mapping[str, Any]) -> str:
-    updates = 1000 / float(config.get("train_every") or 1)  # per 1,000 agent steps
-    each = seconds.get("time/update", seconds.get("time/waiting", 0.0)) / updates
+def less_often(config: Mapping[str, Any]) -> str:
+    """How a run of a method with these keys learns less from as many steps."""
+    return next((words for key, words in CADENCE.items() if key in config), "fewer updates")
+
+
+def _update(updates: float, seconds: Mapping[str, float], config: Mapping[str, Any]) -> str:
+    each = seconds.get("time/update", seconds.get("time/waiting", 0.0)) / max(updates, 1e-9)
     shown = f"{each:.2g} s" if each >= 0.2 else f"{1000 * each:.3g} ms"
-    if config.get("precision") == "fp32" and (each > LARGE_UPDATE or "time/gpu_idle" in seconds):
+    large = each > LARGE_UPDATE and "epochs" not in config  # where one is many gradient steps, each may be small
+    if config.get("precision") == "fp32" and (large or "time/gpu_idle" in seconds):
         return f"an update takes {shown}; precision=bf16 would help"
-    if each > LARGE_UPDATE:
+    if large:
         return f"an update takes {shown}; only a faster device or a smaller model would help"
-    return f"an update takes {shown}; updating less often (train_every) or a smaller batch would help"
+    return f"an update takes {shown}; {less_often(config)} or a smaller batch would help"
 
 
 def _environment(seconds: Mapping[str, float], config: Mapping[str, Any]) -> str:

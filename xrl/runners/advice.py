@@ -37,13 +37,13 @@ def _update(profile: Profile, part: Part) -> str:
         if profile.compile == "off" and profile.device == "cuda":  # on a CPU it never paid: docs/performance.md
             return bound + "try compile=on, which fuses them"
         if each < SHORT:
-            return bound + "a larger batch_size would cost little more, or update less often (train_every)"
+            return bound + f"a larger batch_size would cost little more, or try {profile.less_often}"
     if profile.precision == "fp32" and part.peak * (1 - 1 / profile.bf16_speedup) >= BF16_PAYS:
         return reached + f"try precision=bf16, whose products are {profile.bf16_speedup:.1f} times as fast here"
     if profile.device == "cpu" and profile.threads < profile.cores:
         return reached + f"try OMP_NUM_THREADS={profile.cores}; {profile.threads} is used now"
     faster = "use a GPU" if profile.device == "cpu" else "use a faster GPU"
-    return reached + f"{faster} or a smaller model, or update less often (train_every)"
+    return reached + f"{faster} or a smaller model, or try {profile.less_often}"
 
 
 def _environment(profile: Profile, part: Part) -> str:
@@ -70,8 +70,8 @@ def _insert(profile: Profile, part: Part) -> str:
 
 
 def _sampling(profile: Profile, part: Part) -> str:
-    return (f", {part.ms:.2g} ms a batch: check that the replay fits into memory (buffer_size), or update less often "
-            f"(train_every)")
+    return (f", {part.ms:.2g} ms a batch: check that the replay fits into memory (buffer_size), or try "
+            f"{profile.less_often}")
 
 
 def _transfer(profile: Profile, part: Part) -> str:

@@ -20,6 +20,7 @@ from xrl.common.errors import ConfigError
 from xrl.common.stopwatch import REST, Lap, Spent, Stopwatch, replaced, watching
 from xrl.configs.schemas.base import RunConfig
 from xrl.environment.registry import Family, find_entry
+from xrl.report.timing import less_often
 
 UPDATE_REST = "rest of the update"
 RANDOM_STEPS = 200     # per environment, before the first update
@@ -54,7 +55,8 @@ class Part:
 class Profile:
     """What was measured, and on what. ``peak_gflops``: of a matrix product in the run's precision; ``bf16_speedup``:
     of one in bf16 over float32; ``ms``: one agent step; ``launches``: kernels and graphs started per update, None
-    without a GPU; ``native``: whether the environment has a vector of its own."""
+    without a GPU; ``native``: whether the environment has a vector of its own; ``less_often``: how this method would
+    update less."""
 
     method: str
     env_id: str
@@ -66,6 +68,7 @@ class Profile:
     parallels: int
     vectorize: str
     native: bool
+    less_often: str
     peak_gflops: float
     bf16_speedup: float
     ms: float
@@ -172,8 +175,8 @@ def _until_update(agent: Agent[Any], watch: Stopwatch) -> None:
         watch.lap()
         if agent.updates > before:
             return
-    raise ConfigError(f"profile: no update in {PATIENCE:,} steps of {agent.envs.num_envs} environments; see what the "
-                      "replay said above, or lower train_every")
+    raise ConfigError(f"profile: no update in {PATIENCE:,} steps of {agent.envs.num_envs} environments; see what was "
+                      "said above, or have it update more often")
 
 
 def _launches(agent: Agent[Any], watch: Stopwatch) -> float:
@@ -226,7 +229,8 @@ def _profile(agent: Agent[Any], rows: Sequence[dict[str, Any]], launches: float 
         method=config.method, env_id=config.env_id, device=device.type, precision=config.precision,
         compile=config.compile, threads=torch.get_num_threads(), cores=os.cpu_count() or 1,
         parallels=agent.envs.num_envs, vectorize=config.vectorize,
-        native=isinstance(entry, Family) and entry.make_native is not None, peak_gflops=peak,
+        native=isinstance(entry, Family) and entry.make_native is not None,
+        less_often=less_often(flatten(config)), peak_gflops=peak,
         bf16_speedup=peaks["bf16"] / peaks["fp32"], ms=ms, launches=launches, parts=parts)
 
 
