@@ -124,7 +124,7 @@ def test_domains_with_underscores():
 
 @pytest.mark.parametrize("task", ["walker_walk", "reacher_easy", "point_mass_hard"])
 def test_a_saved_state_goes_on(task, tmp_path):
-    """Reacher and point mass change their model at every reset. (All 52 tasks were tried once.)"""
+    """Reacher and point mass change their model at every reset. (All 51 tasks were tried once.)"""
     keys = {"env_name": "dmc", "env_id": task, "env_seed": 2, "environment.action_repeat": 2,
             "environment.time_limit": 20, "env_kwargs": {"vision": False}, "parallels": 2}
     (found,) = elsewhere([reference(keys, 6, 50, 10)], tmp_path / "played")
