@@ -34,7 +34,7 @@ FAMILIES: dict[str, tuple[str | None, dict[str, str]]] = {
     "atari": ("ale_py", {"discrete": "ALE/Pong-v5"}),
     "dmc": ("dm_control", {"continuous": "walker_walk"}),
     "minigrid": ("minigrid", {"discrete": "MiniGrid-Empty-5x5-v0"}),
-    "box2d": ("Box2D", {"continuous": "CarRacing-v3", "discrete": "LunarLander-v3"}),
+    "box2d": ("Box2D", {"discrete": "LunarLander-v3", "continuous": "BipedalWalker-v3"}),
 }
 
 

@@ -93,13 +93,12 @@ def test_what_there_is_not_is_refused(env_id, keys, message):
         make_envs(grid(env_id, **keys))
 
 
-@pytest.mark.parametrize(("env_id", "view"), [(DOOR, "pixels"), ("MiniGrid-Dynamic-Obstacles-5x5-v0", "codes"),
-                                              ("MiniGrid-LockedRoom-v0", "codes")])
-def test_a_saved_state_goes_on(env_id, view, tmp_path):
-    keys = {"env_name": "minigrid", "env_id": env_id, "env_kwargs": {"view": view}, "environment.time_limit": 40,
-            "parallels": 2}
-    (found,) = elsewhere([reference(keys, 6, 90, 15)], tmp_path / "played")
-    assert found["points"] >= 6 and not found["wrong"]
+def test_a_saved_state_goes_on(tmp_path):
+    keys = {"env_name": "minigrid", "environment.time_limit": 40, "parallels": 2}
+    played = [reference({**keys, "env_id": env_id, "env_kwargs": {"view": view}}, 4, 90, 20) for env_id, view in (
+        (DOOR, "pixels"), ("MiniGrid-Dynamic-Obstacles-5x5-v0", "codes"), ("MiniGrid-LockedRoom-v0", "codes"))]
+    for found in elsewhere(played, tmp_path / "played"):
+        assert found["points"] >= 4 and not found["wrong"]
 
 
 @pytest.mark.parametrize("vectorize", ["sync", "async"])

@@ -51,8 +51,8 @@ def test_whoever_has_set_the_variable_has_chosen(undecided, value, draws):
 def test_a_machine_without_any_is_told_what_each_said_and_how_to_install_one(undecided):
     os.environ.update(NEITHER)
     with pytest.raises(ConfigError, match=r"^this draws .* \(egl: ImportError: Cannot use EGL.*; osmesa: ImportError: "
-                                          r"Cannot use OSMesa.*apt-get install libegl1 libgl1, or: apt-get install "
-                                          r"libosmesa6; or set MUJOCO_GL.*: do that$"):
+                                          r"Cannot use OSMesa.*apt-get install libegl1 libgl1, or apt-get install "
+                                          r"libosmesa6\), set MUJOCO_GL.*: do that$"):
         opengl.need_renderer("this", "do that")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import gymnasium
@@ -15,6 +16,7 @@ from tests.agents.examples import Watched, watched_environments
 from xrl.common.errors import ConfigError, ModelFileError
 from xrl.common.row import ActionSpec
 from xrl.environment import REGISTRY_ENV, make_envs
+from xrl.environment.opengl import choose_renderer
 from xrl.player import session as module
 from xrl.player.buttons import Buttons
 from xrl.player.session import PLAYER_SEED, DreamSession, load_player, model_at
@@ -236,6 +238,9 @@ def test_names_of_actions(players):
     assert players("toy", "Catch-v0").names == ["LEFT", "NOOP", "RIGHT"]
     assert players("gymnasium", "FrozenLake-v1").names == ["1", "2", "3", "4"]
     assert players("classic_control", "Pendulum-v1").names == []
+    assert players("box2d", "LunarLander-v3").names == ["NOOP", "LEFT", "MAIN (UP)", "RIGHT"]
+    assert players("minigrid", "MiniGrid-Empty-5x5-v0").names[2:6] == [
+        "FORWARD (UP)", "TAKE", "DROP", "TOGGLE (FIRE)"]
     pong = players("atari", "ALE/Pong-v5", **{"environment.action_repeat": 4})
     assert pong.names == ["NOOP", "FIRE", "RIGHT", "LEFT", "RIGHTFIRE", "LEFTFIRE"]
     assert pong.agent.frames == 123 * 4
@@ -262,6 +267,21 @@ def test_several_actions_at_once_are_one_button_for_each_combination(sessions, w
 def test_a_picture_of_what_is_no_picture(sessions):
     assert sessions("classic_control", "CartPole-v1").start().real.picture.shape == (400, 600, 3)
     assert sessions().start().real.picture is None
+
+
+def test_pictures_of_mujoco_are_drawn_in_the_thread_of_the_session(players):
+    """OpenGL belongs to a thread; the page's session lives in another one than the player was loaded in."""
+    vision = choose_renderer()
+    player = players("dmc", "cartpole_swingup", **{"env_kwargs.vision": vision, "environment.action_repeat": 2})
+    sessions = [DreamSession(player, seed) for seed in (1, 2)]
+    with ThreadPoolExecutor(1) as thread:
+        for session in sessions:
+            assert thread.submit(session.start).result().real is not None
+        for session in sessions:
+            real = thread.submit(session.step, None).result().real
+            assert not vision or real.obs["image"].std() > 1
+        for session in sessions:
+            thread.submit(session.close).result()
 
 
 def test_how_the_run_was_made_does_not_matter(players):

@@ -22,8 +22,8 @@ assert mujoco.Physics.from_xml_string(ball).render(64, 64).any(), "the picture i
 # Software that draws starts threads, and a worker process forked after that waits for ever for threads it has not.
 _NO_THREADS = {"LP_NUM_THREADS": "0", "DISABLE_RENDER_THREAD_OFFLOADING": "1"}
 
-_INSTALL = ("install EGL or OSMesa, on Debian and Ubuntu: apt-get install libegl1 libgl1, or: apt-get install "
-            "libosmesa6")
+_INSTALL = ("install EGL or OSMesa (on Debian and Ubuntu: apt-get install libegl1 libgl1, or apt-get install "
+            "libosmesa6)")
 
 _why_not: dict[str, str] = {}  # backend -> the last words of the process that tried it
 
@@ -63,8 +63,8 @@ def need_renderer(what: str, instead: str) -> None:
         return
     said = "; ".join(f"{backend}: {why}" for backend, why in _why_not.items())
     why = f"none works here ({said})" if said else f"{VARIABLE}={os.environ[VARIABLE]} says to use none"
-    raise ConfigError(f"{what} draws pictures with OpenGL, and {why}; {_INSTALL}; or set {VARIABLE} to one that works; "
-                      f"or do without pictures: {instead}")
+    raise ConfigError(f"{what} draws pictures with OpenGL, and {why}; {_INSTALL}, set {VARIABLE} to one that works, or "
+                      f"do without pictures: {instead}")
 
 
 @contextmanager
@@ -75,4 +75,4 @@ def using_renderer() -> Iterator[None]:
         yield
     except Exception as error:  # PyOpenGL raises AttributeError where a library is missing
         raise ConfigError(f"{VARIABLE}={os.environ[VARIABLE]} does not work here: {type(error).__name__}: {error}; "
-                          f"unset it, to let xrl look for one that does; {_INSTALL}") from error
+                          f"unset it, to let xrl look for one that does, or {_INSTALL}") from error

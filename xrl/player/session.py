@@ -33,7 +33,10 @@ FASTEST = 30  # frames a second to begin with
 
 # What environments call their actions that do not say so themselves. An environment does with get_action_meanings().
 _LEFT_RIGHT = ["LEFT", "NOOP", "RIGHT"]
-_NAMES = {"CartPole": ["LEFT", "RIGHT"], "Catch": _LEFT_RIGHT, "MountainCar-v0": _LEFT_RIGHT, "Acrobot": _LEFT_RIGHT}
+_NAMES = {"CartPole": ["LEFT", "RIGHT"], "Catch": _LEFT_RIGHT, "MountainCar-v0": _LEFT_RIGHT, "Acrobot": _LEFT_RIGHT,
+          "CarRacing": ["NOOP", "RIGHT", "LEFT", "GAS (UP)", "BRAKE (DOWN)"],
+          "LunarLander": ["NOOP", "LEFT", "MAIN (UP)", "RIGHT"],
+          "MiniGrid": ["LEFT", "RIGHT", "FORWARD (UP)", "TAKE", "DROP", "TOGGLE (FIRE)", "DONE"]}
 
 # One environment in this process and no second copy of the networks, however the run was trained.
 _ONE_BY_ONE = {"parallels": 1, "vectorize": "sync", "policy_lag": 0, "compile": "off", "cuda_graph": "off",
