@@ -83,9 +83,9 @@ def test_dimensions_are_independent():
 # Actor -------------------------------------------------------------------------------------------------------------
 
 
-def constant(mean, raw):
+def constant(mean, raw, **keywords):
     torch.manual_seed(0)
-    actor = TanhNormalActor(6, 2, layers=2, units=16)
+    actor = TanhNormalActor(6, 2, layers=2, units=16, **keywords)
     nn.init.zeros_(actor.out.weight)
     with torch.no_grad():
         actor.out.bias.copy_(torch.tensor([mean, mean, raw, raw]))
@@ -97,9 +97,18 @@ def test_scale_begins_at_5(raw, std):
     assert constant(0.0, raw).scale.flatten().tolist() == pytest.approx([std] * 6, abs=1e-4)
 
 
+@pytest.mark.parametrize("init_std", [0.1, 1.0, 20.0])
+def test_scale_begins_where_it_is_told(init_std):
+    assert constant(0.0, 0.0, init_std=init_std).scale.flatten().tolist() == pytest.approx([init_std + 1e-4] * 6)
+
+
 @pytest.mark.parametrize(("mean", "loc"), [(0.0, 0.0), (10.0, 4.8201379), (-10.0, -4.8201379), (0.5, 0.49833997)])
 def test_location_is_squashed_to_5(mean, loc):
     assert constant(mean, 0.0).loc.flatten().tolist() == pytest.approx([loc] * 6, abs=1e-6)
+
+
+def test_location_is_squashed_to_what_it_is_told():
+    assert constant(3.0, 0.0, mean_scale=2.0).loc.flatten().tolist() == pytest.approx([2 * math.tanh(1.5)] * 6)
 
 
 def test_parameters_and_noise():

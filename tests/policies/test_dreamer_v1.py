@@ -104,6 +104,17 @@ def test_initial_state_is_zero_and_a_first_row_forgets_state_and_action():
     assert torch.equal(kept.feat, fresh.feat)
 
 
+@pytest.mark.parametrize(("changes", "std", "limit"), [
+    ({}, 5.0, 5.0), ({"actor.init_std": 0.5}, 0.5, 5.0), ({"actor.mean_scale": 2.0}, 5.0, 2.0)])
+def test_the_policy_is_as_wide_and_as_bounded_as_it_is_told(changes, std, limit):
+    policy = v1_policy(changes, action=CONTINUOUS)
+    nn.init.zeros_(policy.actor.out.weight)
+    with torch.no_grad():
+        policy.actor.out.bias[:2] = 1e3
+    law = policy.actor(torch.randn(1, 12))
+    assert law.scale.tolist()[0] == pytest.approx([std + 1e-4] * 2) and law.loc.tolist() == [[limit] * 2]
+
+
 # Exploration -------------------------------------------------------------------------------------------------------
 
 

@@ -120,20 +120,22 @@ class BoundedNormalActor(nn.Module):
 
 
 class TanhNormalActor(nn.Module):
-    """DreamerV1's policy over [-1, 1]^A: tanh of a normal of loc = 5 tanh(m / 5) and scale = softplus(s + s_0) + 1e-4,
-    where s_0 = log(e^5 - 1) makes the scale begin at 5."""
+    """DreamerV1's policy over [-1, 1]^A: tanh of a normal of loc = l tanh(m / l), l being ``mean_scale``, and
+    scale = softplus(s + s_0) + 1e-4, where s_0 = log(e^i - 1) makes the scale begin at ``init_std`` i."""
 
-    limit, first_scale, min_std = 5.0, 5.0, 1e-4
+    min_std = 1e-4
 
-    def __init__(self, inputs: int, action_size: int, layers: int, units: int) -> None:
+    def __init__(self, inputs: int, action_size: int, layers: int, units: int, init_std: float = 5.0,
+                 mean_scale: float = 5.0) -> None:
         super().__init__()
+        self.limit, self.offset = mean_scale, math.log(math.expm1(init_std))
         self.mlp = MLP(inputs, layers, units)
         self.out = dense(units, 2 * action_size)
         self.noise_shape: tuple[int, ...] = (action_size,)
 
     def forward(self, feat: Tensor) -> TanhNormal:
         loc, scale = self.out(self.mlp(feat)).float().chunk(2, -1)
-        scale = F.softplus(scale + math.log(math.expm1(self.first_scale))) + self.min_std
+        scale = F.softplus(scale + self.offset) + self.min_std
         return TanhNormal(self.limit * torch.tanh(loc / self.limit), scale)
 
 

@@ -27,7 +27,7 @@ class DreamerV1Policy(nn.Module):
         feat, actor = self.world_model.rssm.feat_size, config.actor
         self.actor: TanhNormalActor | OneHotActor | MultiOneHotActor = (
             make_discrete_actor(feat, action_spec, actor.layers, actor.units) if self.parts else
-            TanhNormalActor(feat, action_spec.size, actor.layers, actor.units))
+            TanhNormalActor(feat, action_spec.size, actor.layers, actor.units, actor.init_std, actor.mean_scale))
         self.critic = ScalarHead(feat, config.critic.layers, config.critic.units)
 
     def initial(self, batch: int) -> State:

@@ -25,6 +25,14 @@ class MLPConfig(Section):
     units: Int = param(400, "width of a hidden layer", "units", ge=1)
 
 
+class ActorConfig(MLPConfig):
+    layers: Int = param(4, "hidden layers", "layers", ge=1)
+    init_std: Float = param(5.0, "standard deviation with which the normal inside the tanh begins, continuous actions",
+                            gt=0.001, le=100)
+    mean_scale: Float = param(5.0, "bound of the mean of that normal; far out, where tanh is flat, no gradient is left",
+                              gt=0)
+
+
 class KLConfig(Section):
     scale: Float = param(1.0, "beta: weight of the KL", ge=0)
     free_nats: Float = param(3.0, "while the mean KL of a batch is below this it is not trained", "nats", ge=0)
@@ -90,7 +98,7 @@ class DreamerV1Config(ReplayedConfig):
     world_model: WorldModelConfig = param(WorldModelConfig(), "world model")
     imagination: ImaginationConfig = param(ImaginationConfig(), "where imagined trajectories start")
     exploration: ExplorationConfig = param(ExplorationConfig(), "how actions are varied in training")
-    actor: MLPConfig = param(MLPConfig(layers=4), "actor")
+    actor: ActorConfig = param(ActorConfig(), "actor")
     critic: MLPConfig = param(MLPConfig(), "critic: the value model of the paper")
     model_opt: OptimizerConfig = param(OptimizerConfig(lr=6e-4), "optimiser of the world model")
     actor_opt: OptimizerConfig = param(OptimizerConfig(), "optimiser of the actor")
