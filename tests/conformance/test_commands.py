@@ -14,7 +14,8 @@ from xrl.__main__ import main
 from xrl.common.config import load_config
 from xrl.common.errors import ConfigError
 from xrl.methods import METHODS
-from xrl.player.session import load_player
+from xrl.player.app import answer, describe
+from xrl.player.session import DreamSession, load_player
 from xrl.runners import doctor as doctor_module
 from xrl.runners import profile as profile_module
 
@@ -72,11 +73,20 @@ def test_the_doctor_takes_a_gradient_step(method, tmp_path):
     assert doctor_module._replay(config).status in ("ok", "note")
 
 
+def test_several_methods_are_compared_in_one_picture_and_one_table(run, method, tmp_path, capsys):
+    assert main(["compare", str(run.parents[2]), "--out", str(tmp_path / "all.png"), "--threshold=-1e9"]) == 0
+    table = capsys.readouterr().out
+    assert method in table and "1 of 1" in table and (tmp_path / "all.md").read_text() in table
+    records_of = [record for record in records(run / "metrics.jsonl") if "eval/return" in record]
+    assert all(record["time/wall"] > 0 for record in records_of)
+
+
 def test_the_report_is_one_page_of_what_there_is(method, run, tmp_path, capsys):
     assert main(["report", str(run), "--out", str(tmp_path / "report.html")]) == 0
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert method in page and "</html>" in page
-    assert ("world model" in page.lower()) == dreams(method) or dreams(method)
+    assert ("Health of the world model" in page) == dreams(method)
+    assert f"{method} has no world model" in page or dreams(method)
 
 
 def test_a_run_is_plotted(run, tmp_path):
@@ -92,7 +102,14 @@ def test_what_a_run_says_of_its_world_model_it_has(method, run):
 
 def test_dream_opens_a_world_model_and_refuses_what_has_none(method, run):
     if dreams(method):
-        load_player(run).close()
+        player = load_player(run)
+        session = DreamSession(player, seed=1)
+        assert describe(session)["method"] == method and "reward" in describe(session)["reward"]
+        assert answer(session, '{"do": "new"}')
+        action = 0 if session.buttons else [0.0] * session.spec.size
+        assert answer(session, json.dumps({"do": "step", "action": action, "real": True}))
+        session.close()
+        player.close()
     else:
         with pytest.raises(ConfigError, match=f"{method} has no world model"):
             load_player(run)

@@ -110,6 +110,15 @@ def test_another_method_is_published_where_the_usual_one_is_not():
     assert lines["published, seed 1"].get_ydata().tolist() == [1, 2]
 
 
+def test_our_own_method_is_compared_with_its_namesake():
+    reference = [curve([1, 2], [score, score], method=method) for method, score in (("dreamerv2", 1), ("dqn", 2))]
+    for method, score in (("DQN", 2), ("DQN (models/a)", 2), ("PPO", 1), ("DreamerV2", 1)):
+        _, lines = drawn([curve([0, 9], [5, 5], method=method)], reference)
+        assert lines["published, seed 1"].get_ydata().tolist() == [score, score], method
+    _, lines = drawn([curve([0, 9], [5, 5], method=method) for method in ("DQN", "DreamerV2")], reference)
+    assert lines["published, seed 1"].get_ydata().tolist() == [1, 1]  # of both only the usual one
+
+
 def test_text_keeps_the_colours_of_its_axis():
     import matplotlib
     with matplotlib.rc_context({"text.color": "#abcdef", "axes.labelcolor": "#abcdef", "xtick.color": "#abcdef"}):

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from aiohttp import WSMsgType, web
 
+from xrl.common.config_keys import flatten
 from xrl.common.errors import XrlError
 from xrl.player.session import DreamSession, Frame, Player
 
@@ -162,10 +163,11 @@ def describe(session: DreamSession) -> dict[str, Any]:
 
 
 def reward_label(config: Any) -> str:
-    """In which unit rewards are shown."""
-    model = config.world_model
-    inner = "reward" if model.reward_scale == 1 else f"{model.reward_scale:g} x reward"
-    return inner if model.reward_transform == "identity" else f"{model.reward_transform}({inner})"
+    """In which unit rewards are shown: as the world model learns them, for methods that scale or transform them."""
+    keys = flatten(config)
+    scale, transform = keys.get("world_model.reward_scale", 1), keys.get("world_model.reward_transform", "identity")
+    inner = "reward" if scale == 1 else f"{scale:g} x reward"
+    return inner if transform == "identity" else f"{transform}({inner})"
 
 
 def encode(frame: Frame) -> bytes:

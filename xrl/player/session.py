@@ -261,8 +261,9 @@ class DreamSession:
         return Real(obs, reward, self.real_total, self.ended, self._picture())
 
     def _transformed(self, reward: np.ndarray) -> float:
-        learner: Any = self.agent.learner
-        return float(learner.transform_reward(torch.from_numpy(reward))[0])
+        """As the world model learns it, so that both are in one unit; of methods that learn it as it is, no more."""
+        transform = getattr(self.agent.learner, "transform_reward", None)
+        return float(reward[0] if transform is None else transform(torch.from_numpy(reward))[0])
 
     def _picture(self) -> np.ndarray | None:
         """None, and from then on, where the environment cannot draw itself: a picture is not worth an error."""

@@ -84,7 +84,7 @@ def draw_curves(axis: Any, curves: Sequence[Curve], reference: Sequence[Curve] =
                           marker=_marker(curve.xs), markersize=2)
         _draw_mean(axis, seeds, method, colors[method], beneath=False)
     axis.set_xlim(left=0)
-    if others := _of_interest([curve for curve in reference if curve.task == task]):
+    if others := _of_interest([curve for curve in reference if curve.task == task], curves):
         end = FURTHER * max(curve.xs[-1] for curve in curves)
         end = max(end, *(curve.xs[min(1, len(curve.xs) - 1)] for curve in others))
         others = [_until(curve, end) for curve in others]
@@ -163,10 +163,12 @@ def _marker(xs: Sequence[float] | np.ndarray) -> str:
     return "o" if len(xs) == 1 else ""  # a line of one point is not seen
 
 
-def _of_interest(published: list[Curve]) -> list[Curve]:
-    """Curves of one of the methods in a reference."""
+def _of_interest(published: list[Curve], ours: Sequence[Curve]) -> list[Curve]:
+    """Curves of one of the methods in a reference: ours, where it is there and the only one we have."""
     methods = dict.fromkeys(curve.method for curve in published)
-    chosen = PUBLISHED if PUBLISHED in methods else next(iter(methods), None)
+    own = {method for method in methods for curve in ours if method.lower() == curve.method.partition(" (")[0].lower()}
+    usual = PUBLISHED if PUBLISHED in methods else next(iter(methods), None)
+    chosen = next(iter(own)) if len(own) == 1 else usual
     return [curve for curve in published if curve.method == chosen]
 
 

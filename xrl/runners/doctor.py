@@ -75,14 +75,14 @@ def line(finding: Finding) -> str:
 
 def run_doctor(method: str | None = None, env: str | None = None, env_id: str | None = None,
                config_path: str | None = None, overrides: Sequence[str] = ()) -> int:
-    """Print the diagnosis of a planned run, by default of the first method on CartPole; returns the exit code.
+    """Print the diagnosis of a planned run, by default of the first method that takes CartPole; returns the exit code.
 
     Raises ConfigError for a configuration that is none.
     """
     said = canonical_pairs("command line", parse_assignments(overrides)).keys()
     if config_path is None:
         if method is None and "method" not in said:
-            method = next(iter(METHODS))
+            method = _default_method()
         if env is None and env_id is None and not said & {"env_name", "env_id"}:
             env, env_id = DEFAULT_ENV
     config = load_config(method, env, env_id, config_path, overrides).config
@@ -97,7 +97,7 @@ def doctor(config: RunConfig | None = None, tell: Callable[[Finding], None] = la
     once. Takes seconds, writes a temporary file in ``model_dir`` and keeps nothing. It settles PyTorch's global
     generators and its determinism, as a run does."""
     if config is None:
-        config = load_config(next(iter(METHODS)), *DEFAULT_ENV).config
+        config = load_config(_default_method(), *DEFAULT_ENV).config
     begun = time.perf_counter()
     findings = []
     for name, look in _questions(config):
@@ -105,6 +105,11 @@ def doctor(config: RunConfig | None = None, tell: Callable[[Finding], None] = la
             findings.append(finding)
             tell(finding)
     return Diagnosis(tuple(findings), time.perf_counter() - begun)
+
+
+def _default_method() -> str:
+    return next(name for name, entry in METHODS.items()
+                if "vector" in entry.observations and "discrete" in entry.actions)
 
 
 def _questions(config: RunConfig) -> Iterator[tuple[str, Callable[[], Finding | list[Finding]]]]:
