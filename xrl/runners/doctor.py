@@ -24,13 +24,13 @@ from xrl.configs.schemas.base import RunConfig
 from xrl.environment import check_env, make_envs
 from xrl.environment.check import Finding, failed
 from xrl.memory import SequenceReplay, available_memory, check_disk, check_fits
-from xrl.methods import METHODS
 from xrl.runners import machine
 
 GIB = 2**30
 PATIENCE, SECONDS = 10_000, 120.0  # steps of every environment until the first update, and how long they may take
 NAMES = 16         # columns of the longest name
 MARKS = {"ok": "ok", "note": "note", "warning": "WARNING", "failed": "FAILED"}
+DEFAULT_METHOD = "DreamerV2"
 DEFAULT_ENV = ("classic_control", "CartPole-v1")
 
 
@@ -75,14 +75,14 @@ def line(finding: Finding) -> str:
 
 def run_doctor(method: str | None = None, env: str | None = None, env_id: str | None = None,
                config_path: str | None = None, overrides: Sequence[str] = ()) -> int:
-    """Print the diagnosis of a planned run, by default of the first method that takes CartPole; returns the exit code.
+    """Print the diagnosis of a planned run, by default of DEFAULT_METHOD on CartPole; returns the exit code.
 
     Raises ConfigError for a configuration that is none.
     """
     said = canonical_pairs("command line", parse_assignments(overrides)).keys()
     if config_path is None:
         if method is None and "method" not in said:
-            method = _default_method()
+            method = DEFAULT_METHOD
         if env is None and env_id is None and not said & {"env_name", "env_id"}:
             env, env_id = DEFAULT_ENV
     config = load_config(method, env, env_id, config_path, overrides).config
@@ -97,7 +97,7 @@ def doctor(config: RunConfig | None = None, tell: Callable[[Finding], None] = la
     once. Takes seconds, writes a temporary file in ``model_dir`` and keeps nothing. It settles PyTorch's global
     generators and its determinism, as a run does."""
     if config is None:
-        config = load_config(_default_method(), *DEFAULT_ENV).config
+        config = load_config(DEFAULT_METHOD, *DEFAULT_ENV).config
     begun = time.perf_counter()
     findings = []
     for name, look in _questions(config):
@@ -105,11 +105,6 @@ def doctor(config: RunConfig | None = None, tell: Callable[[Finding], None] = la
             findings.append(finding)
             tell(finding)
     return Diagnosis(tuple(findings), time.perf_counter() - begun)
-
-
-def _default_method() -> str:
-    return next(name for name, entry in METHODS.items()
-                if "vector" in entry.observations and "discrete" in entry.actions)
 
 
 def _questions(config: RunConfig) -> Iterator[tuple[str, Callable[[], Finding | list[Finding]]]]:
