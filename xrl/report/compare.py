@@ -149,11 +149,18 @@ def _draw(curves: Sequence[Curve], tasks: Sequence[str], levels: Levels) -> Any:
     return figure
 
 
+def plain(value: float, _: int | None) -> str:
+    """A number on a logarithmic axis: 0.1, 1, 10."""
+    return f"{value:g}"
+
+
 def _draw_panel(axis: Any, curves: Sequence[Curve], colors: Mapping[str, str], levels: Levels, unit: str) -> None:
     draw_curves(axis, curves, colors=colors, unit=unit)
     ends = [curve.xs[-1] for curve in curves if curve.xs[-1] > 0]
     if ends and max(ends) > FAR_APART * min(ends):
+        formatter = axis.xaxis.get_major_formatter()
         axis.set_xscale("log")
+        axis.xaxis.set_major_formatter(plain if unit != "frames" else formatter)
         axis.set_xlim(left=min(x for curve in curves for x in curve.xs if x > 0))
     if (level := levels.get(curves[0].task)) is not None:
         axis.axhline(level, color="gray", linewidth=1, linestyle=(0, (4, 3)), zorder=1, label="asked for")

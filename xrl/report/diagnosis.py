@@ -72,10 +72,9 @@ def _newest_numbers(run: RunFiles) -> tuple[float, float, dict[str, float]]:
 
 
 def models_a_world(run: RunFiles) -> bool:
-    """Whether the run has a world model, as far as can be seen: an evaluation would have looked into it."""
-    evaluated = bool(run.series("eval/return")[0]) and run.config.get("inspect") is True
-    looked = any(key.startswith(("health/", "model/")) for record in run.records for key in record)
-    return looked or bool(run.health) or not evaluated
+    """Whether the run has a world model, as far as can be seen: updates that left no loss of one had none."""
+    parts = {key.partition("/")[0] for record in run.records for key in record if "/" in key}
+    return bool(run.health) or bool({"model", "health"} & parts) or parts <= {*NO_UPDATE}
 
 
 def health_verdict(run: RunFiles, found: Findings) -> tuple[str, str]:
