@@ -74,7 +74,7 @@ class Pencil:
     def cont(self, feat):
         return torch.sigmoid(feat[..., -1])
 
-    def critic(self, feat):
+    def value(self, feat):
         return 3 * feat[..., -1] - 1
 
     def actor(self, feat):
