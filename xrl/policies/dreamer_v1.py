@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from xrl.common.inspection import Look
 from xrl.common.row import ActionSpec, ObsSpec
 from xrl.configs.schemas.dreamer_v1 import DreamerV1Config
-from xrl.nn.distributions import uniform
+from xrl.nn.distributions import one_hot, uniform
 from xrl.nn.heads import MultiOneHotActor, OneHotActor, ScalarHead, TanhNormalActor, make_discrete_actor
 from xrl.policies import views
 from xrl.world_models.dreamer_v1 import DreamerV1Model
@@ -63,7 +63,8 @@ class DreamerV1Policy(nn.Module):
         varied = []
         for part in action.split(self.parts, -1):
             change, which = uniform(2, len(action), generator=generator)
-            other = nn.functional.one_hot((which * part.shape[-1]).long(), part.shape[-1]).to(part.dtype)
+            count = part.shape[-1]
+            other = one_hot((which * count).long().clamp(max=count - 1), count)  # the product may round up to count
             varied.append(other.where((change < self.exploration.epsilon).unsqueeze(-1), part))
         return torch.cat(varied, -1)
 
