@@ -65,6 +65,7 @@ METHODS = MethodRegistry({
     "DreamerV2": _shipped("DreamerV2", "dreamer_v2", "discrete", "multi_discrete", "continuous"),
     "DreamerV3": _shipped("DreamerV3", "dreamer_v3", "discrete", "multi_discrete", "continuous"),
     "PPO": _shipped("PPO", "ppo", "discrete", "multi_discrete", "continuous"),
+    "DQN": _shipped("DQN", "dqn", "discrete"),
 })
 
 
