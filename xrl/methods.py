@@ -66,6 +66,7 @@ METHODS = MethodRegistry({
     "DreamerV3": _shipped("DreamerV3", "dreamer_v3", "discrete", "multi_discrete", "continuous"),
     "PPO": _shipped("PPO", "ppo", "discrete", "multi_discrete", "continuous"),
     "DQN": _shipped("DQN", "dqn", "discrete"),
+    "SAC": _shipped("SAC", "sac", "continuous"),
 })
 
 
