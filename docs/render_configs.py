@@ -1,4 +1,5 @@
-"""Renders the tables of all keys in docs/configs.md from the schemas: ``python docs/render_configs.py``."""
+"""Renders the tables of all keys from the schemas, those of every method in docs/configs.md, and a method's own on its
+page in docs/methods, if that has a place for them: ``python docs/render_configs.py``."""
 
 from __future__ import annotations
 
@@ -41,13 +42,21 @@ def _cells(schema: type[RunConfig]) -> dict[str, list[Any]]:
             for dotted, info in keys.leaves.items()}
 
 
-def updated(page: str) -> str:
+def tables() -> dict[Path, list[str]]:
+    """Page -> the tables that stand between BEGIN and END there."""
+    own = {method: PAGE.parent / "methods" / f"{METHODS[method].configs}.md" for method in METHODS}
+    own = {method: page for method, page in own.items() if page.exists() and BEGIN in page.read_text(encoding="utf-8")}
+    shared = [render(load(METHODS[method].schema), method, 3, RunConfig) for method in METHODS if method not in own]
+    return {PAGE: [render(RunConfig, "Keys of every method", 3), *shared],
+            **{page: [render(load(METHODS[method].schema), "Keys", 2, RunConfig)] for method, page in own.items()}}
+
+
+def updated(page: str, tables: list[str]) -> str:
     """``page`` with what stands between BEGIN and END rendered anew."""
     before, _, rest = page.partition(BEGIN)
-    tables = [render(RunConfig, "Keys of every method", 3)]
-    tables += [render(load(METHODS[method].schema), method, 3, RunConfig) for method in METHODS]
     return f"{before}{BEGIN}\n" + "\n".join(tables) + f"\n{END}{rest.partition(END)[2]}"
 
 
 if __name__ == "__main__":
-    PAGE.write_text(updated(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    for path, rendered in tables().items():
+        path.write_text(updated(path.read_text(encoding="utf-8"), rendered), encoding="utf-8")

@@ -64,6 +64,9 @@ METHODS = MethodRegistry({
     "DreamerV1": _shipped("DreamerV1", "dreamer_v1", "discrete", "multi_discrete", "continuous"),
     "DreamerV2": _shipped("DreamerV2", "dreamer_v2", "discrete", "multi_discrete", "continuous"),
     "DreamerV3": _shipped("DreamerV3", "dreamer_v3", "discrete", "multi_discrete", "continuous"),
+    "PPO": _shipped("PPO", "ppo", "discrete", "multi_discrete", "continuous"),
+    "DQN": _shipped("DQN", "dqn", "discrete"),
+    "SAC": _shipped("SAC", "sac", "continuous"),
 })
 
 

@@ -10,7 +10,8 @@ from torch import nn
 
 from tests.counting import calls_of
 from xrl.common import health as module
-from xrl.common.health import Flags, Health
+from xrl.common.errors import NumericalError
+from xrl.common.health import Flags, Health, raise_if_sick
 from xrl.common.optimizer import Adam
 
 GOOD, BAD = torch.ones(2), torch.tensor([1.0, math.nan])
@@ -125,6 +126,20 @@ def test_counts_are_saved_and_a_sick_learner_begins_anew():
 
 
 # Flags -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("patience", "series"), [(0, ""), (1, r" \(the last of 2 in a row\)")])
+def test_a_learner_without_evidence_says_what_it_knows(patience, series):
+    health, first, second = pair(patience)
+    adams = {"first_opt": first, "second_opt": second}
+    raise_if_sick(health, 3, {}, adams)
+    for _ in range(patience + 1):
+        update(health, first, second, (GOOD, BAD))
+    message = rf"update 4{series}: critic/loss is not finite; first bad parameter: {second.names[0]} \(second_opt\)"
+    with pytest.raises(NumericalError, match=message):
+        raise_if_sick(health, 4, {"critic/loss": torch.tensor(math.inf), "actor/loss": torch.tensor(1.0)}, adams)
+    with pytest.raises(NumericalError, match="no loss, but a gradient is not finite"):
+        raise_if_sick(health, 4, {}, adams)
 
 
 class Arrival:

@@ -1,10 +1,10 @@
-"""Cadences."""
+"""Cadences, and numbers that change."""
 
 from __future__ import annotations
 
 import pytest
 
-from xrl.common.schedule import Every, Ratio
+from xrl.common.schedule import Every, Ratio, linear
 
 
 def fired(every, steps):
@@ -53,3 +53,8 @@ def test_a_ratio_goes_on_where_it_was():
     found = [due(step) for step in range(7)]
     fresh.load_state_dict(due.state_dict())
     assert [fresh(step) for step in range(7, 30)] == [due(step) for step in range(7, 30)] and sum(found) == 2
+
+
+@pytest.mark.parametrize(("fraction", "expected"), [(-1, 2.0), (0, 2.0), (0.25, 1.5), (1, 0.0), (7, 0.0)])
+def test_linear(fraction, expected):
+    assert linear(2.0, 0.0, fraction) == pytest.approx(expected)

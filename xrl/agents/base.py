@@ -118,6 +118,10 @@ class Agent(ABC, Generic[Config]):
         """Finish what is under way in the background, for methods that learn there. What the next action is chosen
         with stays as it was."""
 
+    def first_update(self) -> str:
+        """When learning begins, for a run that was over before."""
+        return f"learning begins after start_training = {self.config.start_training}"
+
     def training_action(self) -> np.ndarray:
         """The next action (E, A) in training; methods that begin with random actions override this."""
         assert self.row is not None
@@ -169,8 +173,8 @@ class Agent(ABC, Generic[Config]):
                 self.notify("on_pause")
                 self.interrupt.raise_if_pending()  # a signal during all that must not be lost
                 if self.updates == 0:
-                    print(f"no update was made in {self.agent_steps} agent steps: learning begins after "
-                          f"start_training = {self.config.start_training}", file=sys.stderr)
+                    print(f"no update was made in {self.agent_steps} agent steps: {self.first_update()}",
+                          file=sys.stderr)
         finally:
             try:
                 self.notify("on_train_end")

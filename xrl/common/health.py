@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
+from xrl.common.errors import NumericalError
 from xrl.common.optimizer import Optimizer
 
 Record = TypeVar("Record")
@@ -58,6 +60,23 @@ class Health:
         self.in_a_row.fill_(in_a_row if in_a_row <= self.patience else 0)
         self.skipped.fill_(int(state.get("skipped", 0)))
         self.well.fill_(True)
+
+
+def raise_if_sick(health: Health, update: int, metrics: Mapping[str, Tensor],
+                  optimizers: Mapping[str, Optimizer]) -> None:
+    """For learners that keep no evidence: waits for the device.
+
+    Raises NumericalError, if the learner is sick, naming the update, the losses among its ``metrics`` that are not
+    finite, and the first bad parameter, whose gradients the optimisers still hold.
+    """
+    if bool(health.well):
+        return
+    losses = [name for name, value in metrics.items() if "loss" in name and not math.isfinite(float(value))]
+    bad = next(((name, found) for name, optimizer in optimizers.items() if (found := optimizer.culprit())), None)
+    series = f" (the last of {health.patience + 1} in a row)" if health.patience else ""
+    where = "none yet" if bad is None else f"{bad[1]} ({bad[0]})"
+    raise NumericalError(f"update {update}{series}: {', '.join(losses) or 'no loss, but a gradient'} is not finite; "
+                         f"first bad parameter: {where}; the weights were left as they were")
 
 
 class Flags(Generic[Record]):

@@ -120,7 +120,8 @@ class Adam(Optimizer):
     def __init__(self, named_parameters: Iterable[tuple[str, nn.Parameter]], *, lr: float, eps: float, clip: float,
                  weight_decay: float) -> None:
         super().__init__(named_parameters)
-        self.lr, self.eps, self.clip, self.weight_decay = lr, eps, clip, weight_decay
+        self.lr: float | Tensor = lr  # a scalar on the device where it changes as training goes on
+        self.eps, self.clip, self.weight_decay = eps, clip, weight_decay
 
     @torch.no_grad()
     def apply(self, good: Tensor) -> None:

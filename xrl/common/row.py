@@ -36,7 +36,7 @@ class ActionSpec:
     """Actions as networks see them, (A,) float32; ``size`` is A.
 
     ``discrete``: one-hot. ``multi_discrete``: one one-hot after the other, of lengths ``choices``, which add up to A.
-    ``continuous``: in [-1, 1].
+    ``continuous``: in [-1, 1]; what lies outside is stored as it is, and acts as the nearest bound.
     """
 
     kind: ActionKind

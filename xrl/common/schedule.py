@@ -1,6 +1,11 @@
-"""When things happen, in agent steps or rows."""
+"""When things happen, in agent steps or rows, and numbers that change with them."""
 
 from __future__ import annotations
+
+
+def linear(start: float, end: float, fraction: float) -> float:
+    """``start`` at fraction 0, ``end`` from fraction 1 on, a straight line between."""
+    return start + (end - start) * min(max(fraction, 0.0), 1.0)
 
 
 class Every:

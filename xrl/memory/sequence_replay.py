@@ -124,9 +124,16 @@ class SequenceReplay:
 
     def windows(self, env: np.ndarray, first: np.ndarray) -> Row:
         """The windows that begin at rows ``first`` of environments ``env``, both (B,)."""
-        batch = self._stored.gather(first + np.arange(self._seq_len)[:, None], env)
-        batch["is_first"][0] = True
-        return _unflatten(batch)
+        batch = self.read(first + np.arange(self._seq_len)[:, None], env)
+        batch.is_first[0] = True
+        return batch
+
+    def read(self, numbers: np.ndarray, envs: np.ndarray) -> Row:
+        """Rows ``numbers`` (T, B) of environments ``envs`` (B,), as they were stored, in fresh arrays (T, B, ...).
+
+        A number counts all rows ever inserted and must be one of ``oldest .. end - 1``.
+        """
+        return _unflatten(self._stored.gather(numbers, envs))
 
     def save(self, folder: Path) -> dict[str, Any]:
         """Make sure that every stored row is in a file in ``folder`` (not durable yet), and return all the rest."""
