@@ -45,6 +45,16 @@ def test_rms_norm():
     assert norm(torch.zeros(2)).tolist() == [0, 0]
 
 
+def test_rms_norm_has_the_gradient_of_its_formula():
+    torch.manual_seed(0)
+    norm, x = RMSNorm(5).double(), torch.randn(3, 2, 5, dtype=torch.float64, requires_grad=True)
+    torch.nn.init.normal_(norm.weight)
+    plain = x / (x.square().mean(-1, keepdim=True) + 1e-4).sqrt() * norm.weight
+    assert torch.allclose(norm(x), plain)
+    ours, theirs = (torch.autograd.grad(y.pow(3).sum(), [x, norm.weight]) for y in (norm(x), plain))
+    assert all(torch.allclose(*pair) for pair in zip(ours, theirs, strict=True))
+
+
 def test_initial_weights_are_a_cut_normal_of_the_fan_in():
     torch.manual_seed(0)
     weight = dense(400, 300, "rms").weight

@@ -31,9 +31,13 @@ def normal_loss(mean: Tensor, target: Tensor, dims: int = 0) -> Tensor:
 def mixed(logits: Tensor, unimix: float) -> Tensor:
     """Logits of (1 - unimix) softmax(logits) + unimix / K, over the last axis (DreamerV3): no class is ever impossible.
     """
-    if not unimix:
-        return logits
-    return torch.log((1 - unimix) * logits.softmax(-1) + unimix / logits.shape[-1])
+    return torch.log(mixed_probs(logits, unimix)) if unimix else logits
+
+
+def mixed_probs(logits: Tensor, unimix: float) -> Tensor:
+    """The probabilities that ``mixed`` takes the logarithm of."""
+    probs = logits.softmax(-1)
+    return probs * (1 - unimix) + unimix / logits.shape[-1] if unimix else probs
 
 
 def straight_through(hard: Tensor, probs: Tensor) -> Tensor:
@@ -46,8 +50,12 @@ def one_hot_sample(logits: Tensor, noise: Tensor) -> Tensor:
 
     ``logits``: (..., K); ``noise``: uniform, (...) in [0, 1). Returns one-hot (..., K) with straight-through gradient.
     """
-    probs = logits.softmax(-1)
-    return straight_through(_one_hot(category(probs.detach(), noise).unsqueeze(-1), logits), probs)
+    return one_hot_draw(logits.softmax(-1), noise)
+
+
+def one_hot_draw(probs: Tensor, noise: Tensor) -> Tensor:
+    """``one_hot_sample`` from probabilities (..., K)."""
+    return straight_through(_one_hot(category(probs.detach(), noise).unsqueeze(-1), probs), probs)
 
 
 def category(probs: Tensor, noise: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from xrl.nn.distributions import LOG_SQRT_2PI, category, mixed, one_hot_sample, uniform
+from xrl.nn.distributions import LOG_SQRT_2PI, category, mixed, mixed_probs, one_hot_draw, uniform
 from xrl.ops.kl import categorical_kl, categorical_kl_each, gaussian_kl, gaussian_kl_each
 
 
@@ -42,11 +42,11 @@ class CategoricalLatent:
 
     def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
         """Exactly one-hot, (..., S * K)."""
-        return one_hot_sample(self._logits(stats), noise).flatten(-2)
+        return one_hot_draw(self.probs(stats), noise).flatten(-2)
 
     def sample_places(self, stats: Tensor, noise: Tensor) -> Tensor:
         """``sample`` without a gradient: the places of its ones, (..., S)."""
-        return category(self._logits(stats).softmax(-1), noise) + self._offsets(stats.device)
+        return category(self.probs(stats), noise) + self._offsets(stats.device)
 
     def places(self, stoch: Tensor) -> Tensor:
         """One-hot (..., S * K) -> the places of its ones, (..., S)."""
@@ -65,7 +65,7 @@ class CategoricalLatent:
 
     def probs(self, stats: Tensor) -> Tensor:
         """(..., S, K)."""
-        return self._logits(stats).softmax(-1)
+        return mixed_probs(stats.unflatten(-1, (self.stoch, self.classes)).float(), self.unimix)
 
     def entropy(self, stats: Tensor) -> Tensor:
         """Summed over the S variables, (...), nats."""
