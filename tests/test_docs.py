@@ -151,7 +151,8 @@ def test_table_of_keys_is_up_to_date():
     spec = importlib.util.spec_from_file_location("render_configs", ROOT / "docs/render_configs.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
-    assert script.PAGE in (pages := script.tables())
+    pages = script.tables()
+    assert script.PAGE in pages
     for page, tables in pages.items():
         text = page.read_text(encoding="utf-8")
         assert text == script.updated(text, tables), f"{page}: run: python docs/render_configs.py"
