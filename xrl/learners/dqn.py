@@ -65,16 +65,16 @@ class DQNLearner(Learner):
         if config.compile == "on":
             compile_methods((policy.q, "forward"), (policy.target_q, "forward"))
         self._feed = Feed(self.device)
-        self._step = captured(self._step_and_errors, config.cuda_graph, generator)
+        self._step = captured(self._witnessed_step, config.cuda_graph, generator)
 
     # The update ------------------------------------------------------------------------------------------------
 
     def update(self, batch: Draw) -> Metrics:
         """``step`` on transitions from the replay; then the target network's turn: after updates n, 2n, ..."""
-        self.metrics, self.error = self._step(self.to_device(batch))
+        self.metrics, self.error, good = self._step(self.to_device(batch))
         self.updates += 1
         if self.updates % self.config.target_every == 0:
-            copy_parameters(self.policy.q, self.policy.target_q)
+            copy_parameters(self.policy.q, self.policy.target_q, when=good)
         return self.metrics
 
     def step(self, batch: Batch) -> Metrics:
@@ -86,8 +86,9 @@ class DQNLearner(Learner):
         return {name: value.detach() for name, value in metrics.items()} | {
             "update/skipped": self.health.skipped.clone()}
 
-    def _step_and_errors(self, batch: Batch) -> tuple[Metrics, Tensor]:
-        return self.step(batch), self.error
+    def _witnessed_step(self, batch: Batch) -> tuple[Metrics, Tensor, Tensor]:
+        """``step``, its TD errors, and whether it was applied."""
+        return self.step(batch), self.error, self.health.in_a_row == 0
 
     # Losses ----------------------------------------------------------------------------------------------------
 

@@ -72,14 +72,14 @@ class SACLearner(Learner):
         if config.compile == "on":
             compile_methods(*((network, "forward") for network in (policy.actor, policy.critics, policy.target_q)))
         self._feed = Feed(generator.device)
-        self._step = captured(self.step, config.cuda_graph, generator)
+        self._step = captured(self._witnessed_step, config.cuda_graph, generator)
 
     # The update ------------------------------------------------------------------------------------------------
 
     def update(self, batch: Draw) -> Metrics:
-        """``step`` on transitions from the replay; then the target critics move."""
-        self.metrics = self._step(self.to_device(batch))
-        move_parameters(self.policy.critics, self.policy.target_q, self.config.target_rate)
+        """``step`` on transitions from the replay; then the target critics move, unless something was left out."""
+        self.metrics, good = self._step(self.to_device(batch))
+        move_parameters(self.policy.critics, self.policy.target_q, self.config.target_rate, when=good)
         self.updates += 1
         return self.metrics
 
@@ -103,6 +103,10 @@ class SACLearner(Learner):
         self.health.note(self.health.step(good, *followers))
         return {name: value.detach() for name, value in metrics.items()} | {
             "update/skipped": self.health.skipped.clone()}
+
+    def _witnessed_step(self, batch: Batch) -> tuple[Metrics, Tensor]:
+        """``step``, and whether all of it was applied."""
+        return self.step(batch), self.health.in_a_row == 0
 
     # Losses ----------------------------------------------------------------------------------------------------
 
