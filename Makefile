@@ -17,7 +17,7 @@ test: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/pytest -m "not slow" -n 2
 
-# The learning results of docs/benchmarks.md, measured again: about forty minutes on two cores.
+# The learning results of docs/benchmarks.md, measured again: some three hours on two cores.
 learn: $(INSTALLED)
 	$(BIN)/pytest -m slow
 

@@ -17,15 +17,28 @@ import xrl
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("env, env_id, seeds, threshold, minutes", [
-    ("classic_control", "CartPole-v1", (1, 2, 3, 4, 5), 475.0, 8),
-    ("classic_control", "Pendulum-v1", (51, 52, 53, 54, 55), -200.0, 6),
-    ("toy", "Catch-v0", (6, 7, 8), 0.8, 15),
+CARTPOLE, PENDULUM, CATCH = ("classic_control", "CartPole-v1"), ("classic_control", "Pendulum-v1"), ("toy", "Catch-v0")
+
+
+@pytest.mark.parametrize("method, task, seeds, threshold, minutes", [
+    ("DreamerV2", CARTPOLE, (1, 2, 3, 4, 5), 475.0, 8),
+    ("DreamerV2", PENDULUM, (51, 52, 53, 54, 55), -200.0, 6),
+    ("DreamerV2", CATCH, (6, 7, 8), 0.8, 15),
+    ("DreamerV1", PENDULUM, (11, 12, 13), -200.0, 15),
+    ("DreamerV3", CARTPOLE, (11, 12, 13), 475.0, 10),
+    ("DreamerV3", PENDULUM, (11, 12, 13), -200.0, 15),
+    ("DreamerV3", CATCH, (11, 12, 13), 0.8, 30),
+    ("PPO", CARTPOLE, (11, 12, 13), 475.0, 3),
+    ("PPO", CATCH, (11, 12, 13), 0.9, 15),
+    ("DQN", CARTPOLE, (11, 12, 13), 475.0, 6),
+    ("DQN", CATCH, (11, 12, 13), 0.9, 15),
+    ("SAC", PENDULUM, (11, 12, 13), -170.0, 12),
 ])
-def test_every_seed_reaches_the_threshold(env: str, env_id: str, seeds: tuple[int, ...], threshold: float,
+def test_every_seed_reaches_the_threshold(method: str, task: tuple[str, str], seeds: tuple[int, ...], threshold: float,
                                           minutes: float, tmp_path: Path) -> None:
+    env, env_id = task
     for seed in seeds:
-        said = {"method": "DreamerV2", "env": env, "env_id": env_id, "seed": seed, "env_seed": 1000 * seed,
+        said = {"method": method, "env": env, "env_id": env_id, "seed": seed, "env_seed": 1000 * seed,
                 "model_dir": str(tmp_path / str(seed)), "logger": "none"}
         start = time.perf_counter()
         xrl.get_runner(**said).run()
