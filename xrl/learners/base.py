@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from torch import Tensor
+
+from xrl.common.errors import NumericalError
+from xrl.common.optimizer import Optimizer
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,17 @@ class Postmortem:
     parameter: str | None
     data: tuple[str, ...]
     tensors: dict[str, Tensor] = field(repr=False)
+
+    def error(self, optimizers: Mapping[str, Optimizer], patience: int, kept: str) -> NumericalError:
+        """What stops the run: which losses were not finite, and whose parameter. ``patience``: of ``Health``; ``kept``:
+        what the update left alone."""
+        owner = next((name for name, own in optimizers.items() if self.parameter in own.names), "none")
+        losses = [name for name, value in self.metrics.items() if "loss" in name and not math.isfinite(value)]
+        series = f" (the last of {patience + 1} in a row)" if patience else ""
+        data = f"; the batch itself is not finite in {', '.join(self.data)}" if self.data else ""
+        return NumericalError(
+            f"update {self.update}{series}: {', '.join(losses) or 'no loss, but a gradient'} is not finite; first bad "
+            f"parameter: {self.parameter or 'none yet'} ({owner}){data}; {kept} left as they were")
 
 
 class Learner(ABC):

@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from xrl.common.accelerate import Feed, autocast, captured, compile_methods
-from xrl.common.errors import NumericalError
 from xrl.common.health import Flags, Health
 from xrl.common.optimizer import Adam
 from xrl.common.row import Row
@@ -238,14 +237,8 @@ class DreamerV1Learner(SequenceLearner):
         evidence = self.flags.first(wait=wait)
         if evidence is None:
             return
-        self.postmortem = found = self._examine(evidence)
-        optimizer = next((name for name, own in self.optimizers.items() if found.parameter in own.names), "none")
-        losses = [name for name, value in found.metrics.items() if "loss" in name and not math.isfinite(value)]
-        series = f" (the last of {self.health.patience + 1} in a row)" if self.health.patience else ""
-        data = f"; the batch itself is not finite in {', '.join(found.data)}" if found.data else ""
-        raise NumericalError(
-            f"update {found.update}{series}: {', '.join(losses) or 'no loss, but a gradient'} is not finite; first "
-            f"bad parameter: {found.parameter or 'none yet'} ({optimizer}){data}; all weights were left as they were")
+        self.postmortem = self._examine(evidence)
+        raise self.postmortem.error(self.optimizers, self.health.patience, "all weights were")
 
     def _examine(self, evidence: Evidence) -> Postmortem:
         """Look at an update on the host; the optimisers still hold the norms of its gradients if it was bad."""

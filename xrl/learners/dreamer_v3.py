@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from xrl.common.accelerate import Feed, autocast, captured
-from xrl.common.errors import NumericalError
 from xrl.common.health import Flags, Health
 from xrl.common.optimizer import LaProp
 from xrl.common.row import Row
@@ -308,13 +307,8 @@ class DreamerV3Learner(Learner):
         evidence = self.flags.first(wait=wait)
         if evidence is None:
             return
-        self.postmortem = found = self._examine(evidence)
-        losses = [name for name, value in found.metrics.items() if "loss" in name and not math.isfinite(value)]
-        series = f" (the last of {self.health.patience + 1} in a row)" if self.health.patience else ""
-        data = f"; the batch itself is not finite in {', '.join(found.data)}" if found.data else ""
-        raise NumericalError(
-            f"update {found.update}{series}: {', '.join(losses) or 'no loss, but a gradient'} is not finite; first bad "
-            f"parameter: {found.parameter or 'none yet'} (opt){data}; all weights were left as they were")
+        self.postmortem = self._examine(evidence)
+        raise self.postmortem.error({"opt": self.opt}, self.health.patience, "all weights were")
 
     def _examine(self, evidence: Evidence) -> Postmortem:
         """Look at an update on the host; the optimiser still holds the norms of its gradients if it was bad."""
