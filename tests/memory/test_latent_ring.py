@@ -30,6 +30,16 @@ def test_an_update_writes_its_window_but_not_over_newer_rows():
     assert deter == pytest.approx(np.array([[0.9, 0.9, 0.5, 0.6, 0.7], [0.9, 0.9, 0.9, 0.9, 0.7]]), abs=1e-3)
 
 
+def test_a_state_that_is_not_finite_is_not_kept():
+    ring = LatentRing(5, 1, 2, 1, 4)
+    ring.put(np.arange(3)[:, None], np.arange(1), np.full((3, 1, 2), 0.5), np.ones((3, 1, 1)), oldest=0)
+    bad = np.full((3, 1, 2), 0.25)
+    bad[1, 0, 1] = np.nan
+    ring.put(np.arange(3)[:, None], np.arange(1), bad, np.zeros((3, 1, 1)), oldest=0)
+    deter, stoch = ring.get(np.arange(3), np.zeros(3, int))
+    assert deter[:, 0].tolist() == [0.25, 0.5, 0.25] and stoch[:, 0].tolist() == [0, 1, 0]
+
+
 def test_state_dict_comes_back_and_another_shape_is_refused():
     ring, fresh = LatentRing(6, 1, 2, 2, 4), LatentRing(6, 1, 2, 2, 4)
     for number in range(4):

@@ -29,9 +29,10 @@ class LatentRing:
 
     def put(self, numbers: np.ndarray, envs: np.ndarray, deter: np.ndarray, stoch: np.ndarray, oldest: int) -> None:
         """States of rows ``numbers`` (...) of environments ``envs`` (...): deter (..., D), stoch (..., S), classes.
-        Rows before ``oldest`` have been overwritten and are passed over."""
+        Rows before ``oldest`` have been overwritten and are passed over, and so are states that are not finite, which
+        would spoil every sequence that goes on from them."""
         numbers, envs = np.broadcast_arrays(numbers, envs)
-        alive = numbers >= oldest
+        alive = (numbers >= oldest) & np.isfinite(deter).all(-1)
         place = numbers[alive] % self._rows, envs[alive]
         self._deter[place], self._stoch[place] = deter[alive], stoch[alive]
 
