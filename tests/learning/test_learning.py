@@ -20,22 +20,23 @@ pytestmark = pytest.mark.slow
 CARTPOLE, PENDULUM, CATCH = ("classic_control", "CartPole-v1"), ("classic_control", "Pendulum-v1"), ("toy", "Catch-v0")
 
 
-@pytest.mark.parametrize("method, task, seeds, threshold, minutes", [
-    ("DreamerV2", CARTPOLE, (1, 2, 3, 4, 5), 475.0, 8),
-    ("DreamerV2", PENDULUM, (51, 52, 53, 54, 55), -200.0, 6),
-    ("DreamerV2", CATCH, (6, 7, 8), 0.8, 15),
-    ("DreamerV1", PENDULUM, (11, 12, 13), -200.0, 15),
-    ("DreamerV3", CARTPOLE, (11, 12, 13), 475.0, 10),
-    ("DreamerV3", PENDULUM, (11, 12, 13), -200.0, 15),
-    ("DreamerV3", CATCH, (11, 12, 13), 0.8, 30),
-    ("PPO", CARTPOLE, (11, 12, 13), 475.0, 3),
-    ("PPO", CATCH, (11, 12, 13), 0.9, 15),
-    ("DQN", CARTPOLE, (11, 12, 13), 475.0, 6),
-    ("DQN", CATCH, (11, 12, 13), 0.9, 15),
-    ("SAC", PENDULUM, (11, 12, 13), -170.0, 12),
+@pytest.mark.parametrize("method, task, seeds, threshold, minutes, episodes", [
+    ("DreamerV2", CARTPOLE, (1, 2, 3, 4, 5), 475.0, 8, 20),
+    ("DreamerV2", PENDULUM, (51, 52, 53, 54, 55), -200.0, 6, 20),
+    ("DreamerV2", CATCH, (6, 7, 8), 0.8, 15, 50),
+    ("DreamerV1", PENDULUM, (11, 12, 13), -200.0, 15, 20),
+    ("DreamerV3", CARTPOLE, (11, 12, 13), 475.0, 10, 20),
+    ("DreamerV3", PENDULUM, (11, 12, 13), -200.0, 15, 100),
+    ("DreamerV3", CATCH, (11, 12, 13), 0.8, 30, 50),
+    ("PPO", CARTPOLE, (11, 12, 13), 475.0, 3, 20),
+    ("PPO", CATCH, (11, 12, 13), 0.9, 15, 50),
+    ("DQN", CARTPOLE, (11, 12, 13), 475.0, 6, 20),
+    ("DQN", CATCH, (11, 12, 13), 0.9, 15, 50),
+    ("SAC", PENDULUM, (11, 12, 13), -170.0, 12, 100),
 ])
 def test_every_seed_reaches_the_threshold(method: str, task: tuple[str, str], seeds: tuple[int, ...], threshold: float,
-                                          minutes: float, tmp_path: Path) -> None:
+                                          minutes: float, episodes: int, tmp_path: Path) -> None:
+    """``episodes``: of the test. On Pendulum a mean of 20 has a standard error of 23."""
     env, env_id = task
     for seed in seeds:
         said = {"method": method, "env": env, "env_id": env_id, "seed": seed, "env_seed": 1000 * seed,
@@ -43,7 +44,7 @@ def test_every_seed_reaches_the_threshold(method: str, task: tuple[str, str], se
         start = time.perf_counter()
         xrl.get_runner(**said).run()
         assert time.perf_counter() - start < 60 * minutes, f"seed {seed}"
-        scores = xrl.get_runner(**said, is_test=True).run()
+        scores = xrl.get_runner(**said, is_test=True, test_episode=episodes).run()
         assert np.mean(scores) >= threshold, f"seed {seed}"
 
 
