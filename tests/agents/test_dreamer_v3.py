@@ -140,6 +140,12 @@ def test_evaluations_sample_unless_told(make, mode, alike):
     assert (len({action.argmax() for action in actions}) == 1) == alike
 
 
+def test_rows_can_lie_in_memory(make):
+    agent = make(**{"replay.storage": "memory"})
+    agent.train(40)
+    assert agent.updates > 2 and not list(agent.folder.glob("replay/rows_*"))
+
+
 def test_latent_states_count_as_memory(make, monkeypatch):
     monkeypatch.setattr("xrl.agents.replayed.check_fits", lambda nbytes, size: (_ for _ in ()).throw(
         ConfigError(f"{nbytes} bytes")))

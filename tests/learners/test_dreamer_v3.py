@@ -15,6 +15,7 @@ from xrl.ops.targets import move_parameters
 from xrl.world_models.latents import CategoricalLatent
 from xrl.world_models.rssm import State
 
+COMPILE = torch.compile
 SEVERAL = ActionSpec("multi_discrete", 5, (2, 3))
 SPACES = [(VECTOR, DISCRETE), (IMAGE, CONTINUOUS), (BOTH, SEVERAL)]
 
@@ -51,6 +52,11 @@ def test_kl_is_bounded():
     post, prior = torch.full((32, 4), -99.0), torch.full((32, 4), -99.0)
     post[:, 0], prior[:, 1] = 99.0, 99.0
     assert latent.kl(post.flatten(), prior.flatten())[0].item() == pytest.approx(189.5711014, rel=1e-5)
+
+
+@pytest.mark.parametrize(("classes", "entropy"), [(4, 44.3614196), (16, 88.7228391), (64, 133.0842587)])
+def test_entropy_of_latents_that_know_nothing(classes, entropy):
+    assert CategoricalLatent(32, classes, 0.01).entropy(torch.zeros(32 * classes)).item() == pytest.approx(entropy)
 
 
 def test_samples_carry_the_gradient_of_the_mixture():
@@ -298,6 +304,15 @@ def test_replayed_rows_have_the_targets_of_the_definition(cut, monkeypatch):
     assert (seen[0].numpy() * weight) == pytest.approx(target * weight, abs=1e-5)
 
 
+def test_every_weight_multiplies_its_own_loss():
+    names = ("reconstruction", "reward", "discount", "dyn", "rep", "actor", "critic", "replay_critic")
+    losses = {name: torch.full((2, 3), 10.0**place) for place, name in enumerate(names)}
+    weights = {name: place + 2 for place, name in enumerate(names)}
+    learner = tiny_learner({f"loss.{name}": weight for name, weight in weights.items()})
+    expected = sum(weight * 10.0**place for place, weight in enumerate(weights.values()))
+    assert learner.total(losses).item() == pytest.approx(expected)
+
+
 # Who learns from which -----------------------------------------------------------------------------------------------
 
 
@@ -331,7 +346,7 @@ def test_gradients_go_where_they_should():
     assert all(p.grad is None for p in learner.policy.slow_critic.parameters())
 
 
-def test_the_first_update_moves_no_weight_but_the_range_of_returns():
+def test_the_first_update_moves_no_weight_but_fills_the_moments():
     learner = tiny_learner({"opt.warmup": 10})
     before = snapshot(learner.policy)
     learner.update(random_row())
@@ -389,6 +404,22 @@ def test_other_precision_learns_too(precision):
     losses = [float(learner.update(row)["model/image_loss"]) for _ in range(20)]
     assert losses[-1] < losses[0]
     assert all(parameter.dtype == torch.float32 for parameter in learner.policy.parameters())
+
+
+def test_compiled_is_the_same_update(monkeypatch):
+    """What is compiled is entered, and nothing is left out; what a compiler makes of it is not ours."""
+    compiled = []
+
+    def compile_(function, **keys):
+        compiled.append(function.__name__)
+        return COMPILE(function, backend="aot_eager", **keys)
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    fast, plain = (tiny_learner({"compile": mode}, action=CONTINUOUS) for mode in ("on", "off"))
+    for seed in range(2):
+        row = random_row(action=CONTINUOUS, seed=seed)
+        torch.testing.assert_close(fast.update(row), plain.update(row))
+    assert compiled == ["img_step"]  # compiled for real, the cell's backward pass gives another gradient
 
 
 def test_a_bad_batch_is_left_out_and_named():

@@ -54,6 +54,7 @@ class DQNAgent(Agent[DQNConfig]):
         return action.cpu().numpy(), state
 
     def training_action(self) -> np.ndarray:
+        """Chance alone until ``start_training``; from then on the policy, with its share of chance."""
         assert self.row is not None
         exploration = self.config.exploration
         since = (self.agent_steps - self.config.start_training) / exploration.steps

@@ -125,6 +125,7 @@ class Adam(Optimizer):
 
     @torch.no_grad()
     def apply(self, good: Tensor) -> None:
+        """See ``Optimizer.apply``."""
         b1, b2 = self.betas
         live = good.to(self.norm.dtype)
         self.steps += live
@@ -160,6 +161,7 @@ class LaProp(Optimizer):
 
     @torch.no_grad()
     def apply(self, good: Tensor) -> None:
+        """See ``Optimizer.apply``."""
         b1, b2 = self.betas
         live = good.to(self.norm.dtype)
         largest = self.clip * torch.stack(torch._foreach_norm(list[Tensor](self.parameters))).clamp(min=self.smallest)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from xrl.common.accelerate import Feed, autocast, captured
+from xrl.common.accelerate import Feed, autocast, captured, compile_methods
 from xrl.common.health import Flags, Health
 from xrl.common.optimizer import LaProp
 from xrl.common.row import Row
@@ -95,6 +95,9 @@ class DreamerV3Learner(Learner):
         self.flags: Flags[Evidence] = Flags()
         self.range = torch.zeros(2, device=generator.device)  # moving averages of two percentiles of returns
         self.posterior: tuple[Tensor, Tensor] | None = None
+        if config.compile == "on":
+            # Only what has no gradient: PyTorch 2.13 compiles the cell's backward pass to another gradient.
+            compile_methods((self.model.rssm, "img_step"))
         self._feed = Feed(generator.device)
         self._step = captured(self._whole_step, config.cuda_graph, generator)
 

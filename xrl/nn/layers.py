@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,8 @@ LAYER_NORM_EPS = 1e-3  # Keras' default, which the official code relies on; torc
 RMS_NORM_EPS = 1e-4
 TRUNCATED = 0.87962566103423978  # standard deviation of a unit normal cut to [-2, 2]
 
-Norm = Literal["none", "layer", "rms"]
-"""The style of a network: what follows each of its dense layers, and how these begin. "none": ELU; "layer": LayerNorm
-and ELU, both with Glorot's kernels; "rms": RMSNorm and SiLU, with DreamerV3's kernels."""
+# The style of a network, ``norm`` everywhere below, is what follows each of its dense layers and how these begin.
+# "none": ELU; "layer": LayerNorm and ELU, both with Glorot's kernels; "rms": RMSNorm and SiLU, DreamerV3's kernels.
 
 
 def glorot(layer: nn.Module) -> None:
